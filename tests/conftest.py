@@ -1,0 +1,125 @@
+"""Tiny random models and tokenizers: everything a test needs without the network."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Value
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    ElectraConfig,
+    ElectraForSequenceClassification,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+WORDS = (
+    "the a film movie plot actor is was not never very really good great fine bad poor dull but and with of in it this "
+    "brilliant awful charming tedious story scene script moving slow funny sad warm cold we i you they"
+).split()
+LABELS = ["negative", "positive"]
+
+
+@pytest.fixture(autouse=True)
+def _private_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets_cache")
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """A word-level fast tokenizer with BERT's special tokens."""
+    vocabulary = {token: i for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    backend.normalizer = normalizers.Lowercase()
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=64,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+_SIZES = dict(hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64)
+_LABEL_MAPS = dict(
+    id2label=dict(enumerate(LABELS)), label2id={name: i for i, name in enumerate(LABELS)}, max_position_embeddings=80
+)
+
+
+@pytest.fixture(scope="session")
+def _families():
+    torch.manual_seed(0)
+    size = len(WORDS) + 5
+    common = dict(vocab_size=size, pad_token_id=0, **_LABEL_MAPS)
+    return {
+        "bert": BertForSequenceClassification(BertConfig(**_SIZES, **common)),
+        "roberta": RobertaForSequenceClassification(RobertaConfig(**_SIZES, **common)),
+        "electra": ElectraForSequenceClassification(ElectraConfig(embedding_size=16, **_SIZES, **common)),
+        "distilbert": DistilBertForSequenceClassification(
+            DistilBertConfig(dim=32, n_layers=4, n_heads=4, hidden_dim=64, **common)
+        ),
+    }
+
+
+@pytest.fixture(params=["bert", "roberta", "electra", "distilbert"])
+def any_family_model(request, _families):
+    """A tiny 4-layer classifier of each family, in evaluation mode; a fresh copy for each test."""
+    return copy.deepcopy(_families[request.param]).eval()
+
+
+@pytest.fixture
+def teacher(_families):
+    """A tiny 4-layer BERT classifier with labels negative, positive."""
+    return copy.deepcopy(_families["bert"]).eval()
+
+
+@pytest.fixture
+def reviews():
+    """A labelled data set of 48 short reviews with columns `sentence` and `label`."""
+    generator = torch.Generator().manual_seed(7)
+    rows = []
+    for index in range(48):
+        length = 3 + int(torch.randint(0, 9, (1,), generator=generator))
+        words = [WORDS[int(i)] for i in torch.randint(0, len(WORDS), (length,), generator=generator)]
+        rows.append({"sentence": " ".join(words), "label": index % 2})
+    return Dataset.from_list(rows, features=Features({"sentence": Value("string"), "label": ClassLabel(names=LABELS)}))
+
+
+@pytest.fixture(scope="session")
+def sst2_folder():
+    """The folder of the real SST-2 files; tests that ask for it skip where it is absent."""
+    folder = SHARED / "data" / "sst2"
+    if not folder.is_dir():
+        pytest.skip(f"needs the real data in {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def minilm_folder():
+    """The folder of the real teacher; tests that ask for it skip where it is absent."""
+    folder = SHARED / "models" / "minilm-sst2"
+    if not folder.is_dir():
+        pytest.skip(f"needs the real teacher in {folder}")
+    return folder
