@@ -45,13 +45,13 @@ def label_permutation(given_names, wanted_names, *, given, wanted):
     if len(given_keys) != len(wanted_keys):
         raise ValueError(
             f"{given} has {len(given_names)} labels {given_names}, {wanted} has {len(wanted_names)} labels "
-            f"{wanted_names}. Distillation compares logits label by label, so both need the same labels: choose another "
-            "teacher, or build the student with the teacher's labels."
+            f"{wanted_names}. Distillation compares logits label by label, so both need the same labels: choose "
+            "another teacher, or build the student with the teacher's labels."
         )
     if sorted(given_keys) != sorted(wanted_keys) or len(set(given_keys)) != len(given_keys):
         raise ValueError(
-            f"{given} names its labels {given_names}, {wanted} names them {wanted_names}. The orders cannot be matched by "
-            "name, and matching them by position would teach the wrong label in silence: set `config.id2label` of one "
+            f"{given} names its labels {given_names}, {wanted} names them {wanted_names}. The orders cannot be matched "
+            "by name, and matching them by position would teach the wrong label in silence: set `config.id2label` of one "
             "of them so that the names agree."
         )
     permutation = [given_keys.index(key) for key in wanted_keys]

@@ -1,0 +1,44 @@
+# Each target makes its own environment on first use; a second call costs nothing.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TORCH ?= torch==2.13.0
+PIP = -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test test-all test-v5 bench style clean
+
+demo: .venv/ready
+	.venv/bin/python recipes/quickstart.py --output_dir outputs/quickstart
+
+test: .venv/ready
+	.venv/bin/python -m pytest --durations=10
+
+test-all: .venv/ready
+	.venv/bin/python -m pytest --durations=20 -m "slow or not slow"
+
+# The same suite on transformers 5, where Optimum's ONNX part cannot be installed.
+test-v5: .venv-v5/ready
+	.venv-v5/bin/python -m pytest --durations=10
+
+bench: .venv/ready
+	.venv/bin/python benchmarks/augmentation.py --output outputs/bench/augmentation.json
+	.venv/bin/python benchmarks/labeling.py --output outputs/bench/labeling.json
+	.venv/bin/python benchmarks/training_step.py --output outputs/bench/training_step.json
+
+style: .venv/ready
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+# torch first and by version: the newest build for Linux brings gigabytes of CUDA packages that a CPU has no use for.
+.venv/ready: setup.cfg
+	$(PYTHON) -m venv .venv
+	.venv/bin/python $(PIP) $(TORCH)
+	.venv/bin/python $(PIP) --editable ".[onnx,augment,dev]"
+	touch $@
+
+.venv-v5/ready: setup.cfg
+	$(PYTHON) -m venv .venv-v5
+	.venv-v5/bin/python $(PIP) $(TORCH)
+	.venv-v5/bin/python $(PIP) --editable ".[onnx-direct,augment,test]" "transformers>=5,<6"
+	touch $@
+
+clean:
+	rm -rf .venv .venv-v5 outputs build *.egg-info

@@ -1,0 +1,234 @@
+"""The closing stages of a recipe: score every model on the same rows, time them in turns, report, publish, push."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+from accelerate import PartialState
+
+from distil_trainer.evaluation import compare, evaluate_logits
+from distil_trainer.export import onnx_runner, ship
+from distil_trainer.hub import push_model_folder
+from distil_trainer.inference import predict_logits, torch_runner
+from distil_trainer.labels import dataset_label_names, label_permutation, model_label_names
+from distil_trainer.latency import measure_latencies
+from distil_trainer.model_card import render_model_card
+from distil_trainer.plots import plot_accuracy_against_latency
+from distil_trainer.report import make_report, read_report, write_atomically, write_report
+from distil_trainer.tables import closing_table
+
+_PLOT_FILE = "accuracy_latency.png"
+_COMPARISONS = [("student", "teacher"), ("student", "control"), ("onnx int8", "student")]
+
+
+@dataclasses.dataclass
+class Contender:
+    """One row of the closing table: a model that answers, and what is known of it before it is measured.
+
+    Args:
+        role (`str`): "teacher", "control", "student", "onnx fp32", "onnx int8".
+        engine (`str`): "PyTorch" or "ONNX Runtime".
+        runner (`Callable`): see `distil_trainer.inference`.
+        tokenizer (`PreTrainedTokenizerFast`): its tokenizer.
+        label_names (`list[str]`): its labels in logit order.
+        parameters (`int`): number of parameters.
+        size_bytes (`int`): size of its weights as served.
+    """
+
+    role: str
+    engine: str
+    runner: object
+    tokenizer: object
+    label_names: list
+    parameters: int
+    size_bytes: int
+
+
+def pytorch_contender(role, model, tokenizer):
+    """Describe a PyTorch model for the closing table."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return Contender(
+        role=role,
+        engine="PyTorch",
+        runner=torch_runner(model.cpu()),
+        tokenizer=tokenizer,
+        label_names=model_label_names(model.config),
+        parameters=model.num_parameters(),
+        size_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+    )
+
+
+def ship_once(run, student, tokenizer, validation, training, shipping):
+    """Export the student to ONNX and int8 behind the gate of `ship`, once.
+
+    Returns:
+        `tuple[list[Contender], dict]`: the float model and, where it passed, the int8 model; and the report of `ship`.
+    """
+
+    def build(path):
+        ship(
+            student.cpu(),
+            tokenizer,
+            path,
+            validation,
+            text_column=training.text_column,
+            text_pair_column=training.text_pair_column,
+            label_column=training.label_column,
+            max_length=training.max_length,
+            max_accuracy_drop=shipping.max_accuracy_drop,
+        )
+
+    folder = run.once("onnx", build)
+    shipped = read_report(folder)
+    files = {"onnx fp32": "model.onnx"}
+    if shipped["chosen"] != "model.onnx":
+        files["onnx int8"] = shipped["chosen"]
+    contenders = [
+        Contender(
+            role=role,
+            engine="ONNX Runtime",
+            runner=onnx_runner(folder / file, threads=shipping.latency_threads),
+            tokenizer=tokenizer,
+            label_names=model_label_names(student.config),
+            parameters=student.num_parameters(),
+            size_bytes=(folder / file).stat().st_size,
+        )
+        for role, file in files.items()
+    ]
+    return contenders, shipped
+
+
+def measure(run, contenders, splits, training, shipping, *, known_logits=None):
+    """Score the contenders on every split and time them on the validation texts; each figure is taken once per run.
+
+    Args:
+        run (`RunFolder`): keeps logits and timings.
+        contenders (`list[Contender]`): the models, the teacher first.
+        splits (`dict[str, Dataset]`): "validation" and perhaps "test", with gold labels.
+        training (`DistillationArguments`): names the columns and the seed.
+        shipping (`ShippingArguments`): threads and number of texts of the timing.
+        known_logits (`dict[tuple[str, str], np.ndarray]`, *optional*): logits by (role, split) that need no model.
+
+    Returns:
+        `tuple[list[dict], list[dict]]`: the report's parts `models` and `comparisons`.
+    """
+    known_logits = known_logits or {}
+    rows = [_unmeasured_row(contender) for contender in contenders]
+    comparisons = []
+    for split, dataset in splits.items():
+        labels = np.asarray(dataset[training.label_column])
+        labelled = labels >= 0
+        logits = {}
+        for contender, row in zip(contenders, rows, strict=True):
+            key = (contender.role, split)
+            values = known_logits.get(key)
+            if values is None:
+                name = f"logits/{contender.role.replace(' ', '-')}-{split}"
+                values = run.array(name, lambda: _predict(contender, dataset, training))  # noqa: B023
+            logits[contender.role] = _in_order_of(values, contender, dataset, training)[labelled]
+            row["evaluation"][split] = evaluate_logits(logits[contender.role], labels[labelled], seed=training.seed)
+        comparisons += [
+            {"a": a, "b": b, "split": split, **compare(logits[a], logits[b], labels[labelled])}
+            for a, b in _COMPARISONS
+            if a in logits and b in logits
+        ]
+    validation = splits["validation"]
+    latencies = run.value(
+        "latency",
+        lambda: measure_latencies(
+            {contender.role: (contender.runner, contender.tokenizer) for contender in contenders},
+            validation[training.text_column],
+            None if training.text_pair_column is None else validation[training.text_pair_column],
+            threads=shipping.latency_threads,
+            max_length=training.max_length,
+            max_texts=shipping.latency_texts,
+            seed=training.seed,
+        ),
+    )
+    for row in rows:
+        row["latency"] = latencies[row["role"]]
+    return rows, comparisons
+
+
+def close_run(run, report_parts, shipping, training):
+    """Make the output folder a model repository: student, tokenizer, ONNX, report, plot and card; push it if asked.
+
+    Args:
+        run (`RunFolder`): the run, with its stages "student" and "onnx" finished.
+        report_parts (`dict`): the arguments of `make_report`.
+        shipping (`ShippingArguments`): where else the card goes.
+        training (`DistillationArguments`): where and whether to push.
+
+    Returns:
+        `tuple[dict, str]`: the report, and the closing table as text.
+    """
+    report = make_report(
+        name=run.folder.resolve().name, license=shipping.license, model_id=training.hub_model_id, **report_parts
+    )
+    if PartialState().is_main_process:
+        for file in sorted(run.path("student").iterdir()):
+            if file.name != "trainer_state.json":
+                _replace(file, run.folder / file.name)
+        _replace(run.path("onnx"), run.folder / "onnx")
+        plot_accuracy_against_latency(report, run.folder / _PLOT_FILE)
+        card = str(render_model_card(report))
+        write_report(report, run.folder)
+        write_atomically(run.folder / "README.md", card)
+        if shipping.hub_card:
+            target = Path(shipping.hub_card)
+            write_atomically(target, card)
+            write_atomically(target.with_suffix(".report.json"), (run.folder / "report.json").read_text("utf-8"))
+        if training.push_to_hub:
+            push_model_folder(
+                run.folder,
+                training.hub_model_id or run.folder.resolve().name,
+                private=bool(training.hub_private_repo),
+                token=training.hub_token,
+            )
+    PartialState().wait_for_everyone()
+    return report, closing_table(report)
+
+
+def _unmeasured_row(contender):
+    return {
+        "role": contender.role,
+        "engine": contender.engine,
+        "parameters": contender.parameters,
+        "size_bytes": contender.size_bytes,
+        "evaluation": {},
+    }
+
+
+def _predict(contender, dataset, training):
+    return predict_logits(
+        contender.runner,
+        contender.tokenizer,
+        dataset[training.text_column],
+        None if training.text_pair_column is None else dataset[training.text_pair_column],
+        max_length=training.max_length,
+        progress=f"Scoring {contender.role}",
+    )
+
+
+def _in_order_of(logits, contender, dataset, training):
+    """Return logits in the order of the data's labels."""
+    wanted_names = dataset_label_names(dataset, training.label_column)
+    if contender.label_names is None or wanted_names is None:
+        return logits
+    permutation = label_permutation(
+        contender.label_names, wanted_names, given=f"the {contender.role}", wanted="the evaluation data"
+    )
+    return logits if permutation is None else logits[:, permutation]
+
+
+def _replace(source, target):
+    """Copy a file or folder over another by way of a temporary name; a start that is cut off here does it again."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    if source.is_dir():
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(source, temporary)
+        shutil.rmtree(target, ignore_errors=True)
+    else:
+        shutil.copyfile(source, temporary)
+    temporary.replace(target)

@@ -1,0 +1,170 @@
+"""Splits of text and labels from the Hub or from CSV, TSV, JSONL and parquet files, checked before any work starts."""
+
+import csv
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datasets import ClassLabel, Features, Value, load_dataset
+from datasets.exceptions import DatasetGenerationError
+
+from distil_trainer.labels import label_permutation
+
+_FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+
+
+@dataclass
+class DataArguments:
+    """Where the splits come from. A file, where given, takes the place of the Hub data set's split."""
+
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Hub id of a data set, for splits without a file."}
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the Hub data set."})
+    train_file: str | None = field(default=None, metadata={"help": "Training split: .csv, .tsv, .jsonl or .parquet."})
+    validation_file: str | None = field(default=None, metadata={"help": "Validation split, in the same formats."})
+    test_file: str | None = field(default=None, metadata={"help": "Test split; only scored, once, at the very end."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Keep this many random training rows."})
+    max_validation_samples: int | None = field(default=None, metadata={"help": "Keep this many validation rows."})
+
+    def __post_init__(self):
+        for name in ("max_train_samples", "max_validation_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1; leave it out to keep every row.")
+
+
+def load_splits(arguments, *, text_column="sentence", label_column="label", label_names=None, seed=0):
+    """Load the train, validation and test splits that `arguments` names, with labels as `ClassLabel`.
+
+    Label names come from the training split, else from `label_names`; the other splits are brought to the same
+    names in the same order.
+
+    Args:
+        arguments (`DataArguments`): where the splits are, and how many rows to keep.
+        text_column (`str`): the column of texts.
+        label_column (`str`): the column of gold labels, as integers or names.
+        label_names (`list[str]`, *optional*): names for integer labels of a training split that carries none.
+        seed (`int`): draws the kept rows.
+
+    Returns:
+        `dict[str, Dataset]` with keys `"train"`, `"validation"` and, where a test file is given, `"test"`.
+
+    Raises:
+        ValueError: if a split has no source, cannot be read, is empty, lacks a column, or has unknown labels.
+    """
+    splits = {}
+    for split in ("train", "validation", "test"):
+        file = getattr(arguments, f"{split}_file")
+        if file is not None:
+            splits[split] = load_file(file, text_column=text_column)
+        elif split != "test":
+            splits[split] = _load_hub_split(arguments, split)
+    train_names = None
+    for split, dataset in splits.items():
+        source = getattr(arguments, f"{split}_file") or f"{arguments.dataset_name} ({split})"
+        _check(dataset, source, text_column, label_column)
+        splits[split] = _with_label_names(dataset, source, label_column, train_names, label_names)
+        train_names = splits["train"].features[label_column].names
+    for split in ("train", "validation"):
+        keep = getattr(arguments, f"max_{split}_samples")
+        if keep is not None and keep < len(splits[split]):
+            splits[split] = splits[split].shuffle(seed=seed).select(range(keep))
+    return splits
+
+
+def load_file(path, *, text_column="sentence"):
+    """Load one file of rows by its ending. TSV is read with quoting off; "NA" and the like stay text.
+
+    Raises:
+        ValueError: if the file is missing, of an unknown kind, or cannot be parsed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{str(path)!r} is not a file: give the path of a {', '.join(_FORMATS)} file.")
+    if path.suffix not in _FORMATS:
+        raise ValueError(
+            f"{str(path)!r} ends in {path.suffix!r}: the formats that can be read are {', '.join(_FORMATS)}."
+        )
+    options = {}
+    if _FORMATS[path.suffix] == "csv":
+        options = {"keep_default_na": False, "na_filter": False, "converters": {text_column: str}}
+        if path.suffix == ".tsv":
+            options |= {"sep": "\t", "quoting": csv.QUOTE_NONE}
+    try:
+        return load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train", **options)
+    except (DatasetGenerationError, OSError, ValueError) as error:
+        raise ValueError(
+            f"{str(path)!r} could not be read as {path.suffix[1:]}: {error.__cause__ or error}. Nothing was kept of "
+            "it; check that the file is complete and of the kind its name says."
+        ) from error
+
+
+def _load_hub_split(arguments, split):
+    if arguments.dataset_name is None:
+        raise ValueError(
+            f"There is no {split} split: give --{split}_file, or --dataset_name for a data set on the Hub."
+        )
+    try:
+        return load_dataset(arguments.dataset_name, arguments.dataset_config_name, split=split)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"The {split} split of dataset_name={arguments.dataset_name!r} could not be loaded from the Hub: {error}. "
+            f"Without a network, give a local file with --{split}_file."
+        ) from error
+
+
+def _check(dataset, source, text_column, label_column):
+    if not len(dataset):
+        raise ValueError(f"{source} has no rows.")
+    for name, column in (("text_column", text_column), ("label_column", label_column)):
+        if column not in dataset.column_names:
+            raise ValueError(
+                f"{source} has no column {name}={column!r}; its columns are {dataset.column_names}. "
+                f"Name one with --{name}."
+            )
+    for name, column, legal in (("text_column", text_column, _is_text), ("label_column", label_column, _is_label)):
+        if not legal(dataset.features[column]):
+            raise ValueError(
+                f"{source}: {name}={column!r} holds {dataset.features[column]}. Texts must be strings, labels "
+                f"integers or names; anything else would be read as something it is not. Name another column with --{name}."
+            )
+
+
+def _is_text(feature):
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
+
+
+def _is_label(feature):
+    return isinstance(feature, ClassLabel) or _is_text(feature) or feature.dtype.startswith("int")
+
+
+def _with_label_names(dataset, source, label_column, wanted_names, default_names):
+    """Cast the label column to a `ClassLabel` of the wanted names; of its own names where none are wanted."""
+    feature = dataset.features[label_column]
+    if isinstance(feature, ClassLabel):
+        if wanted_names is None or feature.names == wanted_names:
+            return dataset
+        label_permutation(feature.names, wanted_names, given=source, wanted="the training split")
+        dataset = dataset.map(
+            lambda batch: {
+                label_column: [name if name is None else feature.int2str(name) for name in batch[label_column]]
+            },
+            batched=True,
+            features=Features({**dataset.features, label_column: Value("string")}),
+        )
+        return dataset.cast_column(label_column, ClassLabel(names=wanted_names))
+    values = sorted(value for value in dataset.unique(label_column) if value is not None)
+    if _is_text(feature):
+        names, legal = wanted_names or values, set(wanted_names or values)
+    else:
+        names = wanted_names or default_names or [str(value) for value in range(max(values, default=-1) + 1)]
+        legal = {-1, *range(len(names))}
+    unknown = [value for value in values if value not in legal]
+    if unknown:
+        raise ValueError(
+            f"{source}: label_column={label_column!r} holds {unknown[:5]}, which are none of the labels {names}. A "
+            "model would be trained or scored on labels it does not have: correct the file, or drop those rows."
+        )
+    if len(names) < 2:
+        raise ValueError(f"{source}: every row has the label {names}. A classifier needs at least two.")
+    return dataset.cast_column(label_column, ClassLabel(names=names))

@@ -1,0 +1,7 @@
+"""From a PyTorch classifier to an ONNX folder that serves it, nothing written that was not checked."""
+
+from distil_trainer.export.gate import ship
+from distil_trainer.export.onnx import export_onnx, onnx_runner
+from distil_trainer.export.quantization import quantize_dynamic
+
+__all__ = ["export_onnx", "onnx_runner", "quantize_dynamic", "ship"]

@@ -1,0 +1,253 @@
+"""PyTorch classifier to ONNX: through Optimum where it works, through `torch.onnx` elsewhere, checked either way."""
+
+import copy
+import inspect
+import logging
+import os
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from distil_trainer.export.staging import staged_folder
+from distil_trainer.inference import torch_runner
+
+logger = logging.getLogger(__name__)
+
+OPSET = 17
+_TOLERANCE = 1e-4
+
+
+def export_onnx(model, tokenizer, folder, *, max_length=128):
+    """Write a classifier as `model.onnx`, with its configuration and tokenizer, and check it against PyTorch.
+
+    A float32 copy on the CPU in evaluation mode is exported; `model` is left as it is. Batch size and length are
+    dynamic. The logits of the file are compared with those of the copy at three shapes that the exporter has not seen,
+    with padding. The folder appears only when they agree; an earlier export in it stays until then.
+
+    Args:
+        model (`PreTrainedModel`): a sequence classifier.
+        tokenizer (`PreTrainedTokenizerFast`): its tokenizer.
+        folder (`str` or `os.PathLike`): a new folder, or one that holds an earlier export.
+        max_length (`int`, *optional*, defaults to 128): the longest input to be served, in tokens; one of the shapes
+            checked.
+
+    Returns:
+        `dict`: `path` (`str`), `engine` (`"optimum"` where it is installed, fits the installed transformers and knows
+        the architecture, else `"torch.onnx"`), `opset`, `parity` (`max_abs_difference`, `tolerance`, `shapes`),
+        `size_bytes`.
+
+    Raises:
+        ImportError: if `onnx` or `onnxruntime` is not installed.
+        FileExistsError: if `folder` holds anything but an earlier export.
+        ValueError: if the model cannot read `max_length` tokens.
+        RuntimeError: if a logit differs by more than 1e-4 times the largest absolute logit, or 1e-4 where that is
+        below 1.
+    """
+    _check_installed()
+    reference = _plain_copy(model)
+    with staged_folder(folder) as staging:
+        path = staging / "model.onnx"
+        names = _input_names(reference, tokenizer)
+        config = _optimum_config(reference, names)
+        if config is not None:
+            _export_through_optimum(reference, config, path)
+        else:
+            _export_directly(reference, names, path)
+        parity = _check_parity(reference, tokenizer, names, path, max_length)
+        saved_config = copy.deepcopy(model.config)
+        saved_config.dtype = torch.float32
+        saved_config.save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
+        size_bytes = path.stat().st_size
+    return {
+        "path": str(Path(folder) / "model.onnx"),
+        "engine": "torch.onnx" if config is None else "optimum",
+        "opset": OPSET,
+        "parity": parity,
+        "size_bytes": size_bytes,
+    }
+
+
+def onnx_runner(path, threads=None):
+    """Make a runner (see `distil_trainer.inference`) from an ONNX file, on the CPU.
+
+    Only the inputs that the graph names are fed; `token_type_ids` that it names and the tokenizer does not make are
+    zeros.
+
+    Args:
+        path (`str` or `os.PathLike`): an ONNX file whose first output is the logits.
+        threads (`int`, *optional*): threads of one operator; all cores by default.
+
+    Returns:
+        `Callable[[dict[str, np.ndarray]], np.ndarray]`
+
+    Raises:
+        ImportError: if `onnxruntime` is not installed.
+        FileNotFoundError: if there is no such file.
+    """
+    onnxruntime = _check_installed()
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"path={str(path)!r} is not a file. Give the .onnx file itself, not its folder.")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    names = [node.name for node in session.get_inputs()]
+    output = session.get_outputs()[0].name
+
+    def run(inputs):
+        feed = {name: inputs[name] for name in names if name in inputs}
+        if "token_type_ids" in names and "token_type_ids" not in inputs:
+            feed["token_type_ids"] = np.zeros_like(inputs["input_ids"])
+        return session.run([output], feed)[0]
+
+    return run
+
+
+def _check_installed():
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError(
+            'ONNX export needs onnx and onnxruntime: pip install "distil_trainer[onnx]" (brings Optimum, and with it '
+            'transformers 4.57), or "distil_trainer[onnx-direct]" on transformers 5.'
+        ) from error
+    return onnxruntime
+
+
+def _plain_copy(model):
+    """Copy a model as float32 on the CPU in evaluation mode, without what mixed precision training put around it."""
+    plain = copy.deepcopy(model)
+    # accelerate 1.15 leaves its autocast around the forward of a trained model; neither exporter can trace that.
+    if plain.__dict__.pop("_original_forward", None) is not None:
+        plain.__dict__.pop("forward", None)
+    return plain.to(device="cpu", dtype=torch.float32).eval()
+
+
+def _input_names(model, tokenizer):
+    """Name the inputs that the tokenizer makes and the model reads."""
+    read = inspect.signature(model.forward).parameters
+    return [name for name in tokenizer.model_input_names if name in read]
+
+
+def _optimum_config(model, names):
+    """Return Optimum's export configuration for this model, or `None` where it cannot export it with these inputs."""
+    if not _optimum_is_usable():
+        return None
+    import optimum.exporters.onnx.model_configs  # noqa: F401  registers the architectures
+    from optimum.exporters.tasks import TasksManager
+
+    try:
+        constructor = TasksManager.get_exporter_config_constructor(
+            "onnx", model=model, task="text-classification", library_name="transformers"
+        )
+    except (KeyError, ValueError):
+        return None  # an architecture of ours, or newer than Optimum
+    config = constructor(model.config)
+    return config if set(names) <= set(config.inputs) else None
+
+
+def _optimum_is_usable():
+    # optimum-onnx 0.1.0 can be installed beside transformers 5, but its exporter cannot be imported there.
+    try:
+        import optimum.exporters.onnx.convert
+        import optimum.onnxruntime.quantization  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _export_through_optimum(model, config, path):
+    from optimum.exporters.onnx.convert import export
+
+    with _quiet_exporter():
+        export(model, config, path, opset=OPSET)
+
+
+def _export_directly(model, names, path):
+    example = {name: torch.ones(2, 16, dtype=torch.int64) for name in names}
+    if "token_type_ids" in example:
+        example["token_type_ids"].zero_()
+    with _quiet_exporter():
+        torch.onnx.export(
+            _Logits(model, names).eval(),  # the exporter puts the training flag of the outermost module on all
+            tuple(example.values()),
+            os.fspath(path),
+            input_names=names,
+            output_names=["logits"],
+            dynamic_axes={name: {0: "batch", 1: "length"} for name in names} | {"logits": {0: "batch"}},
+            opset_version=OPSET,
+            # The exporter that is the default since torch 2.9 takes 10 to 30 times as long, and onnxruntime's
+            # quantizer rejects the shapes in its graph (torch 2.13, onnxruntime 1.31).
+            dynamo=False,
+        )
+
+
+class _Logits(torch.nn.Module):
+    """Inputs by position, logits alone as output: the form that `torch.onnx.export` takes."""
+
+    def __init__(self, model, names):
+        super().__init__()
+        self.model = model
+        self.names = names
+
+    def forward(self, *inputs):
+        return self.model(**dict(zip(self.names, inputs, strict=True))).logits
+
+
+@contextmanager
+def _quiet_exporter():
+    # Tracing warns of every Python branch, and torch 2.9 and later of this exporter as such. The parity check judges.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", message="Exporting aten::index operator", category=UserWarning)
+        yield
+
+
+def _check_parity(model, tokenizer, names, path, max_length):
+    run_torch, run_onnx = torch_runner(model), onnx_runner(path)
+    shapes = [(1, min(5, max_length)), (3, min(11, max_length)), (4, max_length)]
+    difference, tolerance = 0.0, _TOLERANCE
+    for seed, (batch_size, length) in enumerate(shapes):
+        inputs = _ragged_batch(model, tokenizer, batch_size, length, seed)
+        inputs = {name: inputs[name] for name in names}
+        try:
+            expected = run_torch(inputs)
+        except (IndexError, RuntimeError) as error:
+            raise ValueError(
+                f"max_length={max_length}: the PyTorch model itself cannot read {length} tokens (the cause is above), "
+                "so a served text of that length would fail: give the model's own limit, such as "
+                "`tokenizer.model_max_length`."
+            ) from error
+        difference = max(difference, float(np.abs(run_onnx(inputs) - expected).max()))
+        tolerance = max(tolerance, _TOLERANCE * float(np.abs(expected).max()))
+    if not difference <= tolerance:
+        raise RuntimeError(
+            f"The ONNX file is not the model: its logits differ from PyTorch's by up to {difference:.2g} at the "
+            f"shapes {shapes}, where {tolerance:.2g} is allowed. Nothing was written. The exporter has fixed "
+            "something that depends on the input, such as a length: look for Python conditions on tensors in the "
+            "model's forward."
+        )
+    logger.info("ONNX equals PyTorch to %.2g at the shapes %s.", difference, shapes)
+    return {"max_abs_difference": difference, "tolerance": tolerance, "shapes": [list(shape) for shape in shapes]}
+
+
+def _ragged_batch(model, tokenizer, batch_size, length, seed):
+    """Random words in rows of different lengths, padded on the right; each row's second half is a second segment."""
+    generator = np.random.default_rng(seed)
+    special = set(tokenizer.all_special_ids)
+    words = np.array([token for token in range(len(tokenizer)) if token not in special])
+    lengths = np.linspace(length, max(1, length // 3), batch_size).astype(np.int64)[:, None]
+    positions = np.arange(length)[None, :]
+    mask = (positions < lengths).astype(np.int64)
+    segments = max(getattr(model.config, "type_vocab_size", 1), 1)
+    return {
+        "input_ids": np.where(mask, generator.choice(words, size=(batch_size, length)), tokenizer.pad_token_id),
+        "attention_mask": mask,
+        "token_type_ids": mask * np.minimum(positions >= lengths // 2, segments - 1),
+    }

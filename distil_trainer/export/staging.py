@@ -1,0 +1,63 @@
+"""A folder that appears whole: written beside its place under a hidden name, then renamed."""
+
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+# What an export may leave in its folder, whichever version of transformers wrote it, and a card.
+_EXPORT_FILES = {
+    "README.md",
+    "added_tokens.json",
+    "config.json",
+    "merges.txt",
+    "model.onnx",
+    "model_quantized.onnx",
+    "report.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+}
+
+
+@contextmanager
+def staged_folder(folder):
+    """Give an empty folder to write into; when the block ends without an error, it takes the place of `folder`.
+
+    An earlier export at `folder` stays until then and is replaced whole. A block that fails, or is killed, leaves
+    `folder` as it was.
+
+    Args:
+        folder (`str` or `os.PathLike`): where the files shall be. Must not exist, or hold an earlier export only.
+
+    Yields:
+        `Path`: the folder to write into.
+
+    Raises:
+        FileExistsError: if `folder` is a file, or holds files that no export has written.
+    """
+    folder = Path(os.path.abspath(folder))
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"folder={str(folder)!r} is a file. An export is a folder: give another name.")
+    present = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    foreign = sorted(present - _EXPORT_FILES)
+    if foreign:
+        raise FileExistsError(
+            f"folder={str(folder)!r} holds files that are not of an export ({', '.join(foreign[:5])}). The export "
+            "replaces its folder whole, so they would be lost: give a folder of its own, such as one named onnx "
+            "inside this one."
+        )
+    staging, previous = (folder.with_name(f".{folder.name}.{state}") for state in ("partial", "previous"))
+    for leftover in (staging, previous):  # of a run that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        if folder.exists():
+            os.rename(folder, previous)
+        os.rename(staging, folder)
+        shutil.rmtree(previous, ignore_errors=True)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

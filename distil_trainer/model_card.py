@@ -1,0 +1,267 @@
+"""The model card of a run, drawn from its report alone: the same report always gives the same card, byte for byte.
+
+Mitchell et al., Model Cards for Model Reporting (arXiv 1810.03993).
+"""
+
+from importlib.resources import files
+from pathlib import PurePath
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from distil_trainer.tables import (
+    MISSING,
+    comparison_lines,
+    format_accuracy,
+    format_parameters,
+    format_size,
+    markdown_table,
+    measurement_lines,
+    signed_points,
+)
+
+
+def render_model_card(report, *, model_id=None):
+    """Render the card of the student that a report is about.
+
+    What the report lacks is left out of the card; nothing is made up for it. `base_model` names the teacher, and the
+    checkpoint the student started from, where they come from the Hub. The Hub's relations between models (fine-tune,
+    adapter, merge, quantization) have none for distillation, so none is claimed.
+
+    Args:
+        report (`dict`): result of `make_report`.
+        model_id (`str`, *optional*): the model's id on the Hub, for the code that loads it, in place of the report's.
+            Without either the code names a local folder.
+
+    Returns:
+        `huggingface_hub.ModelCard`: `str(card)` is the text, metadata included.
+    """
+    rows = {row["role"]: row for row in report["models"]}
+    export, task, data = report.get("export") or {}, report["task"], report["data"]
+    onnx_file, subfolder = export.get("chosen"), export.get("subfolder")
+    seed = report["run"].get("seed")
+    return ModelCard.from_template(
+        _metadata(report),
+        template_str=files("distil_trainer").joinpath("model_card_template.md").read_text(encoding="utf-8"),
+        report=report,
+        teacher=_model_in_words(report["teacher"], report["teacher"]["name"]),
+        student=_student_in_words(report["student"]),
+        headline=_headline(rows, onnx_file),
+        location=model_id or report.get("model_id") or f"path/to/{report['name']}",
+        example='{"text": "The first text.", "text_pair": "The second text."}'
+        if task.get("text_pair")
+        else '"The text to classify."',
+        truncation=f", truncation=True, max_length={task['max_length']}" if task.get("max_length") else "",
+        onnx_path="/".join(part for part in (subfolder, onnx_file) if part),
+        onnx_options=(f', subfolder="{subfolder}"' if subfolder else "") + f', file_name="{onnx_file}"',
+        quantized=onnx_file is not None and onnx_file != "model.onnx",
+        table=markdown_table(report),
+        notes=measurement_lines(report) + comparison_lines(report),
+        seed="" if seed is None else f" (seed {seed})",
+        selection=_selection(data, rows),
+        has_control="control" in rows,
+        has_latency=any(row.get("latency") for row in rows.values()),
+        checks=_checks(export),
+        rungs=[_rung_cells(rung, onnx_file) for rung in export.get("rungs") or []],
+        splits=[_split_cells(split, data[split]) for split in ("train", "validation", "test") if data.get(split)],
+        transfer=_transfer(data.get("transfer")),
+        hyperparameters=[(name, value) for name, value in report["training"].items() if value is not None],
+        provenance=_provenance(report),
+        scored=_scored(report),
+    )
+
+
+def _metadata(report):
+    data, task = report["data"], report["task"]
+    splits = [data[split] for split in ("train", "validation", "test") if data.get(split)]
+    base_models = _hub_ids([report["teacher"], report["student"]])
+    evaluation = next((row.get("evaluation") or {} for row in report["models"] if row["role"] == "student"), {})
+    return ModelCardData(
+        language=task.get("language"),
+        license=report.get("license"),
+        library_name="transformers",
+        pipeline_tag="text-classification",
+        base_model=base_models[0] if len(base_models) == 1 else base_models or None,
+        datasets=_hub_ids(splits) or None,
+        metrics=["accuracy", "f1"] if evaluation else None,
+        tags=["distillation", "onnx"] if report.get("export") else ["distillation"],
+        model_name=report["name"] if evaluation else None,
+        eval_results=[
+            result for split, scores in evaluation.items() for result in _eval_results(split, scores, data.get(split))
+        ]
+        or None,
+    )
+
+
+def _eval_results(split, scores, facts):
+    """Return the entries of the Hub's model index for one split."""
+    facts = facts or {}
+    source = facts.get("source") or split
+    for metric, name, key in (("accuracy", "Accuracy", "accuracy"), ("f1", "Macro-F1", "macro_f1")):
+        yield EvalResult(
+            task_type="text-classification",
+            # The Hub wants a data set's id here; for local rows, the name of what loads them is customary.
+            dataset_type=facts.get("hub_id") or PurePath(source).suffix.lstrip(".") or "generator",
+            dataset_name=source,
+            dataset_split=split,
+            metric_type=metric,
+            metric_name=name,
+            metric_value=round(scores[key], 4),
+        )
+
+
+def _hub_ids(parts):
+    return list(dict.fromkeys(part["hub_id"] for part in parts if part.get("hub_id")))
+
+
+def _model_in_words(model, name):
+    """Say which model this is: a link where it is on the Hub, else the name of a folder that is not."""
+    words = (
+        f"[{model['hub_id']}](https://huggingface.co/{model['hub_id']})"
+        if model.get("hub_id")
+        else f"`{name}`, a local folder"
+    )
+    return f"{words} (fine-tuned in this run)" if model.get("trained_here") else words
+
+
+def _student_in_words(student):
+    return _model_in_words(student, student["base"]) if student.get("hub_id") else student["base"]
+
+
+def _headline(rows, onnx_file):
+    """Say in two sentences what the student costs and keeps, from the figures that are there."""
+    student, teacher = rows.get("student", {}), rows.get("teacher", {})
+    scores, teacher_scores = student.get("evaluation") or {}, teacher.get("evaluation") or {}
+    split = "test" if "test" in scores else "validation"
+    words = []
+    if split in scores:
+        against = f" (teacher: {format_accuracy(teacher_scores[split])} %)" if split in teacher_scores else ""
+        words.append(f"It is right on {format_accuracy(scores[split])} % of the {split} rows{against}.")
+    if student.get("parameters") and teacher.get("parameters"):
+        words.append(
+            f"It has {format_parameters(student['parameters'])} parameters (teacher: "
+            f"{format_parameters(teacher['parameters'])})."
+        )
+    int8 = rows.get("onnx int8", {})
+    if int8.get("latency") and onnx_file:
+        speedup = f", {int8['speedup']:.1f} times as fast as the teacher" if int8.get("speedup") else ""
+        words.append(
+            f"Its int8 ONNX file takes {format_size(int8.get('size_bytes'))} and answers in "
+            f"{int8['latency']['p50_ms']:.2f} ms{speedup}."
+        )
+    return " ".join(words)
+
+
+def _selection(data, rows):
+    """Say what was chosen by looking at which split, and whether there are figures that no choice has touched."""
+    used_for = (data.get("validation") or {}).get("used_for")
+    words = ""
+    if used_for:
+        words = f"Validation was used to choose {' and '.join(used_for)}, so figures on it are somewhat too good. "
+    elif used_for is not None:
+        words = "Nothing was chosen by its figures on validation. "
+    if any("test" in (row.get("evaluation") or {}) for row in rows.values()):
+        return f"{words}The test split was scored once, at the end, and decided nothing."
+    return f"{words}No test split was given."
+
+
+def _checks(export):
+    """Say what had to hold before the ONNX files were kept."""
+    words = []
+    parity = (export.get("export") or {}).get("parity")
+    if parity:
+        words.append(
+            f"On unseen shapes with padding, the float file's logits differ from PyTorch's by at most "
+            f"{parity['max_abs_difference']:.1g}."
+        )
+    if export.get("max_accuracy_drop") is not None:
+        words.append(
+            f"A file passes that loses at most {100 * export['max_accuracy_drop']:g} points of accuracy on the "
+            f"{export['num_rows']:,} validation rows."
+        )
+    if export.get("quantization"):
+        words.append(f"Int8 was made for {export['quantization']['cpu_configuration']} processors.")
+    return " ".join(words)
+
+
+def _rung_cells(rung, chosen):
+    # Dynamic int8 scales over the batch: of the two ways of batching, the worse is shown.
+    agreements = [rung.get(key) for key in ("agreement_with_pytorch", "agreement_batch_1")]
+    same = min((agreement for agreement in agreements if agreement is not None), default=None)
+    result = "passed" if rung.get("passed") else "refused"
+    result = f"{result}, chosen" if rung.get("passed") and rung.get("file") == chosen else result
+    return [
+        rung.get("file") or MISSING,
+        rung.get("name") or MISSING,
+        format_size(rung.get("size_bytes")),
+        MISSING if rung.get("accuracy") is None else f"{100 * rung['accuracy']:.1f}",
+        MISSING if rung.get("accuracy_change") is None else signed_points(rung["accuracy_change"]),
+        MISSING if same is None else f"{100 * same:.1f}",
+        result,
+    ]
+
+
+def _split_cells(split, facts):
+    source = facts.get("hub_id")
+    source = f"[{source}](https://huggingface.co/datasets/{source})" if source else f"`{facts.get('source', MISSING)}`"
+    rows = MISSING if facts.get("rows") is None else f"{facts['rows']:,}"
+    return [split, source, rows, f"`{facts['fingerprint']}`" if facts.get("fingerprint") else MISSING]
+
+
+def _transfer(transfer):
+    """Say what the student was trained on, with the counts that the report has."""
+    if not transfer:
+        return ""
+    words = "The student was trained on the teacher's answers to texts derived from the training split"
+    if transfer.get("rows") is not None:
+        words = f"{words}: {transfer['rows']:,} rows"
+    if transfer.get("operators"):
+        counts = ", ".join(f"{operator} {count:,}" for operator, count in transfer["operators"].items())
+        words = f"{words} (by operator: {counts})"
+    dropped = [
+        f"{transfer[key]:,} {reason}"
+        for key, reason in (
+            ("duplicates", "that stood there already"),
+            ("in_evaluation_data", "that stand in evaluation data"),
+        )
+        if transfer.get(key) is not None
+    ]
+    if dropped:
+        words = f"{words}, after dropping {' and '.join(dropped)}"
+    settings = {name: value for name, value in (transfer.get("settings") or {}).items() if value is not None}
+    if settings:
+        words = f"{words}. Settings: {', '.join(f'`{name}={value}`' for name, value in settings.items())}"
+    return f"{words}."
+
+
+def _provenance(report):
+    """Say with which teacher, when, on what and with which versions the run was made."""
+    run, teacher = report["run"], report["teacher"]
+    identity = [
+        f"{name} `{teacher[key]}`"
+        for name, key in (("revision", "revision"), ("weights' fingerprint", "fingerprint"))
+        if teacher.get(key)
+    ]
+    words = [f"Teacher: {teacher['name']}{', ' if identity else ''}{', '.join(identity)}."]
+    if run.get("date"):
+        words.append(f"Run of {run['date']}.")
+    if run.get("device"):
+        processor = f" ({run['cpu']})" if run["device"] == "cpu" and run.get("cpu") else ""
+        count = f", {run['processes']} process{'es' if run['processes'] > 1 else ''}" if run.get("processes") else ""
+        words.append(f"Trained on {run['device']}{processor}{count}.")
+    if run.get("duration_s") is not None:
+        words.append(f"It took {run['duration_s'] / 60:.1f} minutes.")
+    if run.get("versions"):
+        words.append(f"With {', '.join(f'{package} {number}' for package, number in run['versions'].items())}.")
+    return " ".join(words)
+
+
+def _scored(report):
+    """Say on which rows the models were scored."""
+    sources = []
+    for split in ("validation", "test"):
+        counts = [(row.get("evaluation") or {}).get(split, {}).get("n") for row in report["models"]]
+        if any(counts):
+            source = (report["data"].get(split) or {}).get("source")
+            named = f" ({source})" if source else ""
+            sources.append(f"{max(filter(None, counts)):,} {split} rows{named}")
+    return f"It was scored on {' and '.join(sources)} and on nothing else." if sources else "It was scored on nothing."

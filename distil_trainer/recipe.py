@@ -1,0 +1,182 @@
+"""The whole road of a recipe: augment, label, distil, train the control, export, measure, report."""
+
+import copy
+import os
+
+import numpy as np
+from accelerate import PartialState
+
+from distil_trainer.closing import close_run, measure, pytorch_contender, ship_once
+from distil_trainer.hub import check_can_push
+from distil_trainer.labeled_dataset import push_labeled_dataset
+from distil_trainer.labeling import TeacherLabeler
+from distil_trainer.labels import dataset_label_names
+from distil_trainer.latency import cpu_name
+from distil_trainer.recipe_arguments import run_settings
+from distil_trainer.run_folder import RunFolder
+from distil_trainer.stages import (
+    gold_label_arguments,
+    hub_id,
+    make_transfer_set,
+    run_facts,
+    short_name,
+    split_facts,
+    train_once,
+)
+
+
+def open_run(arguments):
+    """Claim the output folder for a run with these arguments, or take up the run that lies there.
+
+    Where the result is to be pushed, the right to push is checked first.
+
+    Args:
+        arguments (`tuple`): instances of `RECIPE_ARGUMENTS`, in that order.
+
+    Returns:
+        `RunFolder`
+
+    Raises:
+        ValueError: if the folder holds another run; and what `check_can_push` raises.
+    """
+    training, shipping = arguments[0], arguments[-1]
+    state = PartialState()
+    for repo_id, repo_type in _repositories(training, shipping):
+        if state.is_main_process:
+            check_can_push(
+                repo_id, repo_type=repo_type, private=bool(training.hub_private_repo), token=training.hub_token
+            )
+    settings = {"processes": state.num_processes, **run_settings(arguments)}
+    return RunFolder(training.output_dir, settings)
+
+
+def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_facts, teacher_name=None, analyzer=None):
+    """Go the whole road from a teacher and an untrained student to a published folder, each stage once per run.
+
+    The control is the student's copy: the same initial weights, optimizer steps, batches and schedule, on the
+    gold labels of the original sentences, without the teacher and without augmentation.
+
+    Args:
+        run (`RunFolder`): see `open_run`.
+        arguments (`tuple`): instances of `RECIPE_ARGUMENTS`, in that order.
+        recipe (`str`): the recipe's file name.
+        argv (`list[str]`, *optional*): the recipe's arguments; `None` for this process's.
+        splits (`dict[str, Dataset]`): "train", "validation" and perhaps "test", with a `ClassLabel`.
+        teacher (`tuple[PreTrainedModel, PreTrainedTokenizerFast]`): the trained teacher.
+        student (`tuple[PreTrainedModel, PreTrainedTokenizerFast]`): the untrained student.
+        student_facts (`dict`): the report's part `student`.
+        teacher_name (`str`, *optional*): what the card calls a teacher that no argument names.
+        analyzer (`Callable`, *optional*): tags words, in place of the spaCy pipeline that the arguments name.
+
+    Returns:
+        `tuple[dict, str]`: the report, and its closing table as text.
+    """
+    training, data, models, augmentation, shipping = arguments
+    facts = run_facts(run, recipe, argv, training)
+    evaluation_splits = {name: split for name, split in splits.items() if name != "train"}
+    (teacher, teacher_tokenizer), (student, tokenizer) = teacher, student
+    control = copy.deepcopy(student)
+
+    transfer_set, transfer_facts = make_transfer_set(
+        run, splits["train"], evaluation_splits.values(), augmentation, training, analyzer=analyzer
+    )
+    labeler = TeacherLabeler(
+        teacher,
+        teacher_tokenizer,
+        text_column=training.text_column,
+        text_pair_column=training.text_pair_column,
+        max_length=training.max_length,
+    )
+    transfer_set = labeler.map(transfer_set)
+    teacher_logits = {
+        ("teacher", name): np.asarray(labeler.map(split)["teacher_logits"], dtype=np.float32)
+        for name, split in evaluation_splits.items()
+    }
+
+    student, steps = train_once(run, "student", student, tokenizer, transfer_set, splits["validation"], training)
+    control, _ = train_once(
+        run,
+        "control",
+        control,
+        tokenizer,
+        splits["train"],
+        splits["validation"],
+        gold_label_arguments(training, max_steps=steps),
+    )
+    onnx_contenders, shipped = ship_once(run, student, tokenizer, splits["validation"], training, shipping)
+    contenders = [
+        pytorch_contender("teacher", teacher, teacher_tokenizer),
+        pytorch_contender("control", control, tokenizer),
+        pytorch_contender("student", student, tokenizer),
+        *onnx_contenders,
+    ]
+    rows, comparisons = measure(run, contenders, evaluation_splits, training, shipping, known_logits=teacher_logits)
+    used_for = ["the int8 file"] + ["the best checkpoint"] * training.load_best_model_at_end
+    teacher_path = models.teacher_model_name_or_path
+    report_parts = {
+        "run": {**facts, "cpu": cpu_name()},
+        "task": {
+            "language": shipping.language,
+            "labels": dataset_label_names(splits["train"], training.label_column),
+            "text_pair": training.text_pair_column is not None,
+            "max_length": training.max_length,
+        },
+        "teacher": {
+            "name": teacher_name or short_name(teacher_path),
+            "hub_id": hub_id(teacher_path),
+            "revision": teacher.config._commit_hash if hub_id(teacher_path) else None,
+            "fingerprint": labeler.fingerprint,
+            "trained_here": models.train_teacher or teacher_path is None,
+        },
+        "student": student_facts,
+        "data": {
+            name: split_facts(
+                split,
+                getattr(data, f"{name}_file") or data.dataset_name or "generated text",
+                used_for if name == "validation" else None,
+            )
+            for name, split in splits.items()
+        }
+        | {"transfer": transfer_facts},
+        "training": _hyper_parameters(training, steps),
+        "models": rows,
+        "comparisons": comparisons,
+        "export": {**shipped, "subfolder": "onnx"},
+    }
+    report, table = close_run(run, report_parts, shipping, training)
+    if shipping.hub_dataset_id and PartialState().is_main_process:
+        push_labeled_dataset(
+            transfer_set, shipping.hub_dataset_id, private=bool(training.hub_private_repo), token=training.hub_token
+        )
+    return report, table
+
+
+def _repositories(training, shipping):
+    """Return (id, type) of every repository that the run will push to."""
+    repositories = []
+    if training.push_to_hub:
+        repositories.append((training.hub_model_id or os.path.basename(os.path.abspath(training.output_dir)), "model"))
+    if shipping.hub_dataset_id:
+        repositories.append((shipping.hub_dataset_id, "dataset"))
+    return repositories
+
+
+def _hyper_parameters(training, steps):
+    batch_size = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
+    return {
+        "logit_loss": training.logit_loss,
+        "logit_loss_weight": training.logit_loss_weight,
+        "temperature": None if training.logit_loss == "mse" else training.temperature,
+        "hard_label_weight": training.hard_label_weight,
+        "optimizer": str(training.optim.value),
+        "learning_rate": training.learning_rate,
+        "schedule": str(training.lr_scheduler_type.value),
+        "warmup_steps": training.warmup_steps,
+        "weight_decay": training.weight_decay,
+        "batch_size": batch_size,
+        "epochs": training.num_train_epochs if training.max_steps <= 0 else None,
+        "optimizer_steps": steps,
+        "length_grouped_batches": training.length_grouped_batches,
+        "precision": "bf16" if training.bf16 else "fp16" if training.fp16 else "fp32",
+        "seed": training.seed,
+    }

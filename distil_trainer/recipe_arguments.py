@@ -1,0 +1,102 @@
+"""The arguments that every recipe takes, and which of them make a run what it is."""
+
+import dataclasses
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import xxhash
+
+from distil_trainer.arguments import DistillationArguments
+from distil_trainer.data import DataArguments
+
+
+@dataclass
+class ModelArguments:
+    """The teacher and the student."""
+
+    teacher_model_name_or_path: str | None = field(default=None, metadata={"help": "Teacher: Hub id or local folder."})
+    teacher_revision: str | None = field(
+        default=None, metadata={"help": "Commit, tag or branch of a teacher on the Hub."}
+    )
+    train_teacher: bool = field(default=False, metadata={"help": "Fine-tune the teacher on the training split first."})
+    teacher_learning_rate: float = field(default=2e-5, metadata={"help": "Peak learning rate of that fine-tuning."})
+    teacher_num_train_epochs: float = field(default=3.0, metadata={"help": "Epochs of that fine-tuning."})
+    student_model_name_or_path: str | None = field(default=None, metadata={"help": "Student: Hub id or local folder."})
+    student_layers: list[int] | None = field(
+        default=None,
+        metadata={"help": "Make the student of these teacher layers, counted from 1, in place of a checkpoint."},
+    )
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run Python files that come with a model."})
+
+
+@dataclass
+class AugmentationArguments:
+    """How the transfer set is made of the training texts."""
+
+    copies: int = field(default=20, metadata={"help": "Rewritten copies tried per text; 0 for the texts alone."})
+    analyzer: str | None = field(
+        default=None, metadata={"help": "spaCy pipeline, by name or folder, that tags words."}
+    )
+    mask_probability: float = field(default=0.1, metadata={"help": "Chance that a word is masked."})
+    replace_probability: float = field(
+        default=0.1, metadata={"help": "Chance that a word gives way to one of its tag."}
+    )
+    ngram_probability: float = field(default=0.25, metadata={"help": "Chance of the n-gram step in a copy."})
+    ngram_rule: str = field(default="mask", metadata={"help": "mask: mask the n-gram; keep: keep nothing else."})
+    pool: str = field(default="types", metadata={"help": "Draw replacements by types or by frequency."})
+    lower: bool = field(default=False, metadata={"help": "Lower-case every text."})
+    augmentation_num_proc: int = field(default=2, metadata={"help": "Processes that augment."})
+
+
+@dataclass
+class ShippingArguments:
+    """What must hold of the exported student, how it is measured, and where it goes."""
+
+    max_accuracy_drop: float = field(
+        default=0.005, metadata={"help": "Accuracy that int8 may lose on the validation split, as a fraction."}
+    )
+    latency_threads: int = field(default=1, metadata={"help": "Threads of every model while its latency is measured."})
+    latency_texts: int = field(default=200, metadata={"help": "Texts on which latency is measured."})
+    language: str = field(default="en", metadata={"help": "Language of the texts, for the card."})
+    license: str | None = field(default=None, metadata={"help": "Licence of the student, as a Hub identifier."})
+    hub_card: str | None = field(
+        default=None, metadata={"help": "Also write the card here, and its report beside it as <card>.report.json."}
+    )
+    hub_dataset_id: str | None = field(default=None, metadata={"help": "Also push the labelled transfer set here."})
+
+
+RECIPE_ARGUMENTS = (DistillationArguments, DataArguments, ModelArguments, AugmentationArguments, ShippingArguments)
+
+# What says where and how a run works, but does not change its result.
+_NOT_SETTINGS = {
+    "output_dir", "logging_dir", "push_to_hub", "hub_model_id", "hub_token", "hub_private_repo", "hub_dataset_id",
+    "hub_card", "test_file", "augmentation_num_proc", "report_to", "disable_tqdm", "logging_steps",
+    "dataloader_num_workers", "dataloader_pin_memory", "ddp_timeout", "ddp_backend", "local_rank", "save_steps", "save_total_limit",
+}  # fmt: skip
+
+
+def run_settings(arguments):
+    """Return what decides a run's result: every argument that differs from its default, and each input file's hash.
+
+    Args:
+        arguments (`Iterable`): instances of `RECIPE_ARGUMENTS`.
+
+    Returns:
+        `dict` of JSON values, for `RunFolder`.
+    """
+    settings = {}
+    for instance in arguments:
+        for each in dataclasses.fields(instance):
+            value = getattr(instance, each.name)
+            default = each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
+            if not each.init or each.name in _NOT_SETTINGS or value == default or not _is_json(value):
+                continue
+            settings[each.name] = value
+            if each.name.endswith("_file") and os.path.isfile(value):
+                settings[f"{each.name}_xxh64"] = xxhash.xxh64(Path(value).read_bytes()).hexdigest()
+    return settings
+
+
+def _is_json(value):
+    return value is None or isinstance(value, str | int | float | list | dict)

@@ -1,0 +1,263 @@
+"""The stages of a recipe up to the trained student, each done once however often the recipe is started."""
+
+import copy
+import dataclasses
+import json
+import logging
+import os
+import platform
+import shlex
+import shutil
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+import xxhash
+from accelerate import PartialState
+from datasets import load_from_disk
+from transformers import set_seed
+
+from distil_trainer.augmentation import RuleAugmenter, drop_duplicates_and_leaks, operator_counts
+from distil_trainer.data import load_splits
+from distil_trainer.labels import dataset_label_names, label_permutation, model_label_names
+from distil_trainer.loading import load_classifier
+from distil_trainer.run_folder import last_complete_checkpoint
+from distil_trainer.students import student_from_teacher
+from distil_trainer.trainer import DistillationTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def load_teacher_and_splits(models, data, training):
+    """Load the teacher and the splits that a recipe's arguments name, and see that their labels agree.
+
+    A teacher to be fine-tuned takes its labels from the training split. A fine-tuned one must have the data's labels,
+    in any order; one that never named its labels takes the data's names in their order.
+
+    Returns:
+        `tuple[PreTrainedModel, PreTrainedTokenizerFast, dict[str, Dataset]]`
+
+    Raises:
+        ValueError: if there is no teacher, a split cannot be read, or the labels do not fit.
+    """
+    if models.teacher_model_name_or_path is None:
+        raise ValueError("teacher_model_name_or_path=None: name a teacher with --teacher_model_name_or_path.")
+    teacher_names = None
+    if not models.train_teacher:
+        teacher, tokenizer = _load_teacher(models, None)
+        teacher_names = model_label_names(teacher.config)
+    splits = load_splits(
+        data,
+        text_column=training.text_column,
+        label_column=training.label_column,
+        label_names=teacher_names,
+        seed=training.seed,
+    )
+    data_names = dataset_label_names(splits["train"], training.label_column)
+    if models.train_teacher or teacher_names is None:
+        teacher, tokenizer = _load_teacher(models, data_names)
+    else:
+        name = models.teacher_model_name_or_path
+        label_permutation(teacher_names, data_names, given=f"the teacher {name}", wanted="the training split")
+    return teacher, tokenizer, splits
+
+
+def _load_teacher(models, label_names):
+    return load_classifier(
+        models.teacher_model_name_or_path,
+        revision=models.teacher_revision,
+        label_names=label_names,
+        to_be_trained=models.train_teacher,
+        trust_remote_code=models.trust_remote_code,
+    )
+
+
+def make_student(models, teacher, teacher_tokenizer, label_names, *, seed):
+    """Make the untrained student: some layers of the teacher, or a checkpoint with a new head of the same labels.
+
+    Returns:
+        `tuple[PreTrainedModel, PreTrainedTokenizerFast, dict]`: the last is the report's part `student`.
+    """
+    set_seed(seed)  # a new head starts from the same random weights in every start of the run
+    if models.student_layers:
+        base = f"layers {', '.join(map(str, models.student_layers))} of the teacher"
+        return student_from_teacher(teacher, layers=models.student_layers), teacher_tokenizer, {"base": base}
+    name = models.student_model_name_or_path
+    if name is None:
+        raise ValueError("There is no student: give --student_layers or --student_model_name_or_path.")
+    student, tokenizer = load_classifier(
+        name, label_names=label_names, to_be_trained=True, trust_remote_code=models.trust_remote_code
+    )
+    return student, tokenizer, {"base": short_name(name), "hub_id": hub_id(name)}
+
+
+def make_transfer_set(run, train, evaluation_splits, augmentation, training, *, analyzer=None):
+    """Augment the training texts, and drop duplicates and whatever stands in the evaluation splits.
+
+    Args:
+        run (`RunFolder`): keeps the result.
+        train (`Dataset`): the training split.
+        evaluation_splits (`Iterable[Dataset]`): splits whose texts must not be trained on.
+        augmentation (`AugmentationArguments`): how to augment.
+        training (`DistillationArguments`): names the columns and the seed.
+        analyzer (`Callable`, *optional*): tags words in place of `augmentation.analyzer`; see `RuleAugmenter`.
+
+    Returns:
+        `tuple[Dataset, dict]`: the transfer set, and the report's part `data.transfer`.
+    """
+
+    def build(path):
+        transfer = train
+        if augmentation.copies:
+            augmenter = RuleAugmenter.from_corpus(
+                train[training.text_column],
+                analyzer=analyzer or augmentation.analyzer,
+                text_column=training.text_column,
+                label_column=training.label_column,
+                copies=augmentation.copies,
+                mask_probability=augmentation.mask_probability,
+                replace_probability=augmentation.replace_probability,
+                ngram_probability=augmentation.ngram_probability,
+                ngram_rule=augmentation.ngram_rule,
+                pool=augmentation.pool,
+                lower=augmentation.lower,
+                seed=training.seed,
+            )
+            processes = min(augmentation.augmentation_num_proc, max(1, len(train) // 10_000))
+            transfer = train.map(
+                augmenter,
+                batched=True,
+                with_indices=True,
+                remove_columns=train.column_names,
+                num_proc=processes if processes > 1 else None,
+                desc="Augmenting",
+            )
+        transfer, counts = drop_duplicates_and_leaks(
+            transfer,
+            [text for split in evaluation_splits for text in split[training.text_column]],
+            text_column=training.text_column,
+        )
+        transfer.save_to_disk(path)
+        facts = {
+            "rows": len(transfer),
+            "operators": operator_counts(transfer) if augmentation.copies else {"original": len(transfer)},
+            "duplicates": counts["duplicates"],
+            "in_evaluation_data": counts["in_evaluation_data"],
+            "settings": _augmentation_settings(augmentation, analyzer, training.seed),
+        }
+        (path / "facts.json").write_text(json.dumps(facts))
+
+    folder = run.once("transfer_set", build)
+    return load_from_disk(folder), json.loads((folder / "facts.json").read_text())
+
+
+def train_once(run, name, model, tokenizer, train_dataset, eval_dataset, training):
+    """Train a model with `DistillationTrainer`, going on from the last checkpoint of an earlier start.
+
+    Args:
+        run (`RunFolder`): keeps checkpoints and the result.
+        name (`str`): "teacher", "student", "control": the stage, and the folder of the result.
+        model (`PreTrainedModel`): the untrained model.
+        tokenizer (`PreTrainedTokenizerFast`): its tokenizer.
+        train_dataset (`Dataset`): a labelled transfer set, or a split with gold labels.
+        eval_dataset (`Dataset`): the validation split; used only with `eval_strategy`.
+        training (`DistillationArguments`): how to train. `output_dir` is replaced by a folder of the run.
+
+    Returns:
+        `tuple[PreTrainedModel, int]`: the trained model, and the number of optimizer steps.
+    """
+    if not run.is_finished(name):
+        arguments = copy.copy(training)
+        arguments.output_dir = str(run.path(f"{name}-checkpoints"))
+        arguments.push_to_hub = False
+        arguments.dataloader_pin_memory = arguments.device.type == "cuda"  # elsewhere it only warns
+        compute_metrics = None
+        if arguments.eval_strategy != "no":
+            from distil_trainer.metrics import compute_metrics  # importing `evaluate` takes seconds
+        trainer = DistillationTrainer(
+            model,
+            arguments,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=tokenizer,
+            compute_metrics=compute_metrics,
+        )
+        trainer.train(resume_from_checkpoint=last_complete_checkpoint(arguments.output_dir))
+
+        def save(path):
+            model.save_pretrained(path)
+            tokenizer.save_pretrained(path)
+            trainer.state.save_to_json(str(path / "trainer_state.json"))
+
+        run.once(name, save)
+        if PartialState().is_main_process:
+            shutil.rmtree(arguments.output_dir, ignore_errors=True)
+    folder = run.path(name)
+    steps = json.loads((folder / "trainer_state.json").read_text())["global_step"]
+    return load_classifier(folder)[0], steps
+
+
+def gold_label_arguments(training, **changes):
+    """Return a copy of the arguments that trains on gold labels alone: for the control, and to fine-tune a teacher.
+
+    Args:
+        training (`DistillationArguments`): the student's arguments.
+        **changes: fields to set besides, such as `max_steps`.
+    """
+    arguments = copy.copy(training)
+    for name, value in {"logit_loss_weight": 0.0, "hard_label_weight": 1.0, **changes}.items():
+        setattr(arguments, name, value)
+    return arguments
+
+
+def split_facts(dataset, source, used_for=None):
+    """Return the report's part on one split: source, rows, fingerprint, and what it was used to choose."""
+    facts = {"source": short_name(source), "rows": len(dataset)}
+    facts |= {"hub_id": hub_id(source), "fingerprint": _content_hash(dataset)}
+    return facts if used_for is None else {**facts, "used_for": used_for}
+
+
+def short_name(name_or_path):
+    """Return the last part of a local path, so that no machine's folders are published; a Hub id as it is."""
+    return Path(name_or_path).resolve().name if os.path.exists(name_or_path) else name_or_path
+
+
+def hub_id(name_or_path):
+    """Return a Hub id, or `None` for a local path or generated data."""
+    return name_or_path if name_or_path and not os.path.exists(name_or_path) and " " not in name_or_path else None
+
+
+def run_facts(run, recipe, argv, training):
+    """Return the report's part `run`: what was started, when, on what. The first call of a run decides the date."""
+    words = sys.argv[1:] if argv is None else argv
+    return run.value(
+        "facts",
+        lambda: {
+            "recipe": recipe,
+            "command": f"accelerate launch recipes/{recipe} {shlex.join(words)}".strip(),
+            "seed": training.seed,
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "device": str(training.device),
+            "processes": PartialState().num_processes,
+            "versions": {
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("torch", "transformers", "datasets", "accelerate")},
+            },
+        },
+    )
+
+
+def _content_hash(dataset):
+    digest = xxhash.xxh64()
+    for batch in dataset.with_format("arrow").iter(batch_size=10_000):
+        for piece in batch.combine_chunks().to_batches():
+            digest.update(piece.serialize())
+    return digest.hexdigest()
+
+
+def _augmentation_settings(augmentation, analyzer, seed):
+    settings = {**dataclasses.asdict(augmentation), "seed": seed}
+    settings["analyzer"] = analyzer.__name__ if analyzer else augmentation.analyzer and short_name(augmentation.analyzer)
+    del settings["augmentation_num_proc"]
+    return settings

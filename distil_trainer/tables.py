@@ -1,0 +1,212 @@
+"""The closing table of a report, as aligned text and as Markdown, and what may be concluded from it in plain words."""
+
+import textwrap
+
+MISSING = "–"
+
+
+def closing_table(report):
+    """Draw the table a run ends with: one line per model, then how it was measured, then what the comparisons say.
+
+    Args:
+        report (`dict`): result of `make_report`.
+
+    Returns:
+        `str`: aligned text, without a line end.
+    """
+    header, rows = _cells(report)
+    upper, lower = zip(*(cell.split("\n") if "\n" in cell else ("", cell) for cell in header), strict=True)
+    widths = [max(map(len, column)) for column in zip(upper, lower, *rows, strict=True)]
+
+    def align(line):
+        first, *others = line
+        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
+        return "  ".join(cells).rstrip()
+
+    rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
+    table = [align(upper), align(lower), rule, *map(align, rows), rule]
+    sentences = [*measurement_lines(report), *comparison_lines(report)]
+    width = max(len(rule), 79)
+    return "\n".join(
+        [*table, *(textwrap.fill(line, width, subsequent_indent="  ", break_on_hyphens=False) for line in sentences)]
+    )
+
+
+def markdown_table(report):
+    """Draw the same table for a Markdown page, without the lines below it.
+
+    Args:
+        report (`dict`): result of `make_report`.
+
+    Returns:
+        `str`: a Markdown table, without a line end.
+    """
+    header, rows = _cells(report)
+    columns = [cell.replace("\n", ", ") for cell in header]
+    alignment = [":--"] + ["--:"] * (len(header) - 1)
+    return "\n".join("| " + " | ".join(line) + " |" for line in [columns, alignment, *rows])
+
+
+def measurement_lines(report):
+    """Say in words how the figures were measured: rows and intervals, then texts, threads and processor.
+
+    Args:
+        report (`dict`): result of `make_report`.
+
+    Returns:
+        `list[str]`: one sentence or two each; empty where nothing was measured.
+    """
+    lines = []
+    counts = [
+        f"{split}: {_distinct(row['evaluation'][split]['n'] for row in _scored(report, split))} rows"
+        for split in _splits(report)
+    ]
+    if counts:
+        lines.append(f"{', '.join(counts).capitalize()}. ± is half the width of the 95 % interval (Wilson).")
+    latencies = [row["latency"] for row in report["models"] if row.get("latency")]
+    if latencies:
+        texts = _distinct(latency["n"] for latency in latencies)
+        tokens = _distinct(f"{latency['mean_tokens']:.0f}" for latency in latencies)
+        threads = _distinct(latency["threads"] for latency in latencies)
+        reference = [row.get("engine") for row in report["models"] if row["role"] == "teacher"]
+        engine = f", run by {reference[0]}" if reference and reference[0] else ""
+        tokenization = max(latency["tokenization_p50_ms"] for latency in latencies)
+        lines.append(
+            f"Latency: one text at a time, {texts} texts of real length ({tokens} tokens on average), {threads} "
+            f"{'thread' if threads == '1' else 'threads'}, {_distinct(latency['cpu'] for latency in latencies)}; "
+            f"tokenization, at most {tokenization:.2f} ms, comes on top. "
+            f"× faster: medians, against the teacher{engine}."
+        )
+    return lines
+
+
+def comparison_lines(report):
+    """Say in words what the comparisons show and what they do not.
+
+    Args:
+        report (`dict`): result of `make_report`.
+
+    Returns:
+        `list[str]`: one line per comparison, then one per split on which retention and gap closed are defined.
+    """
+    labels = {row["role"]: _label(row) for row in report["models"]}
+    lines = []
+    for comparison in report["comparisons"]:
+        verdict = "" if comparison["distinguishable"] else "not "
+        agreement = comparison.get("agreement")
+        same = "" if agreement is None else f"; same answer on {100 * agreement:.1f} % of the rows"
+        lines.append(
+            f"{labels[comparison['a']]} against {labels[comparison['b']]} ({comparison['split']}, n = "
+            f"{comparison['n']}): {signed_points(comparison['accuracy_difference'])} points, "
+            f"p = {comparison['p_value']:.2g}: {verdict}distinguishable{same}."
+        )
+    for split, gap in report.get("gaps", {}).items():
+        lines.append(_gap_line(split, gap, labels))
+    return lines
+
+
+def format_parameters(count):
+    """Return a number of parameters to three digits: "22.7M", "391k"."""
+    if count is None:
+        return MISSING
+    for unit, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= unit:
+            return f"{_three_digits(count / unit)}{suffix}"
+    return str(count)
+
+
+def format_size(size_bytes):
+    """Return a size to three digits in decimal units: "90.9 MB", "391 kB"."""
+    if size_bytes is None:
+        return MISSING
+    for unit, suffix in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size_bytes >= unit:
+            return f"{_three_digits(size_bytes / unit)} {suffix}"
+    return f"{size_bytes} B"
+
+
+def format_accuracy(evaluation):
+    """Return an accuracy in percent with half the width of its interval: "88.1 ± 2.1"."""
+    if evaluation is None:
+        return MISSING
+    half = (evaluation["accuracy_high"] - evaluation["accuracy_low"]) / 2
+    return f"{100 * evaluation['accuracy']:.1f} ± {100 * half:.1f}"
+
+
+def signed_points(difference):
+    """Return a difference of two shares in percentage points with its sign: "−0.3", "+1.2", "0.0"."""
+    text = f"{100 * difference:+.1f}".replace("-", "−")
+    return "0.0" if text in ("+0.0", "−0.0") else text
+
+
+def _cells(report):
+    """Return the header (a line end inside a cell where it has two lines) and the rows of the table."""
+    splits = _splits(report)
+    # Macro-F1 once, on the split that decides: the test split where there is one.
+    last = splits[-1:]
+    header = [
+        "model",
+        "parameters",
+        "size",
+        *[f"accuracy %\n{split}" for split in splits],
+        *[f"macro-F1 %\n{split}" for split in last],
+        "latency ms\nmedian",
+        "latency ms\np95",
+        "× faster",
+    ]
+    rows = []
+    for row in report["models"]:
+        evaluation, latency = row.get("evaluation") or {}, row.get("latency") or {}
+        rows.append(
+            [
+                _label(row),
+                format_parameters(row.get("parameters")),
+                format_size(row.get("size_bytes")),
+                *[format_accuracy(evaluation.get(split)) for split in splits],
+                *[
+                    _or_missing("{:.1f}", 100 * evaluation[split]["macro_f1"] if split in evaluation else None)
+                    for split in last
+                ],
+                _or_missing("{:.2f}", latency.get("p50_ms")),
+                _or_missing("{:.2f}", latency.get("p95_ms")),
+                _or_missing("{:.1f}", row.get("speedup")),
+            ]
+        )
+    return header, rows
+
+
+def _gap_line(split, gap, labels):
+    student, control, teacher = (labels[role] for role in ("student", "control", "teacher"))
+    text = f"On {split}, {student} "
+    if gap["retention"] is not None:
+        text += f"keeps {100 * gap['retention']:.1f} % of the accuracy of {teacher} and "
+    if gap["gap_closed"] is None:
+        return f"{text}has no gap to close: {control} is not below {teacher}."
+    text += f"closes {100 * gap['gap_closed']:.0f} % of the gap between {control} and {teacher}"
+    return f"{text}{', a share that is noise: student and control are not shown to differ' if gap['noise'] else ''}."
+
+
+def _label(row):
+    return row.get("name") or row["role"]
+
+
+def _splits(report):
+    """Return the splits any model was scored on, validation before test, the test split last."""
+    splits = {split for row in report["models"] for split in row.get("evaluation") or {}}
+    return sorted(splits, key=lambda split: (split == "test", split != "validation", split))
+
+
+def _scored(report, split):
+    return [row for row in report["models"] if split in (row.get("evaluation") or {})]
+
+
+def _distinct(values):
+    return " / ".join(dict.fromkeys(str(value) for value in values))
+
+
+def _or_missing(form, value):
+    return MISSING if value is None else form.format(value)
+
+
+def _three_digits(value):
+    return f"{value:.2f}" if value < 9.995 else f"{value:.1f}" if value < 99.95 else f"{value:.0f}"

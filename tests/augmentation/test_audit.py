@@ -1,0 +1,74 @@
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+
+from distil_trainer.augmentation import audit
+from distil_trainer.augmentation.audit import drop_duplicates_and_leaks, operator_counts
+
+ROWS = ["A good film", "a dull plot", "a  good\tfilm ", "a fine plot", "a dull plot", "A FINE plot", "good"]
+
+
+@pytest.fixture
+def rows():
+    operators = ["original", "mask", "replace", "mask", "mask", "original", "ngram"]
+    return Dataset.from_dict({"sentence": ROWS, "number": list(range(7)), "operators": operators})
+
+
+def test_evaluation_texts_go_first_then_later_duplicates_and_the_order_stays(rows):
+    kept, counts = drop_duplicates_and_leaks(rows, ["a  fine PLOT", "not there"])
+    assert kept["number"][:] == [0, 1, 6]
+    assert counts == {"rows_in": 7, "in_evaluation_data": 2, "duplicates": 2, "rows_out": 3}
+    assert kept["sentence"][:] == ["A good film", "a dull plot", "good"]
+
+
+def test_steps_and_streams_do_not_change_the_result(rows, monkeypatch):
+    texts = ["not there", "a fine plot", "nor this"]
+    expected, expected_counts = drop_duplicates_and_leaks(rows, texts)
+    monkeypatch.setattr(audit, "_ROWS_PER_STEP", 2)
+    kept, counts = drop_duplicates_and_leaks(rows, (text for text in texts))
+    assert kept[:] == expected[:] and counts == expected_counts
+
+
+def test_rows_that_were_selected_before_are_compared_in_their_new_order(rows):
+    kept, _ = drop_duplicates_and_leaks(rows.select([4, 3, 1, 0]), [])
+    assert kept["number"][:] == [4, 3, 0]
+
+
+def test_other_columns_and_their_features_stay():
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
+    dataset = Dataset.from_dict({"text": ["x", "x", "y"], "label": [0, 1, -1]}, features=features)
+    kept, _ = drop_duplicates_and_leaks(dataset, [], text_column="text")
+    assert kept.features == features
+    assert kept[:] == {"text": ["x", "y"], "label": [0, -1]}
+
+
+def test_a_data_set_without_anything_to_drop_is_returned_as_it_is():
+    dataset = Dataset.from_dict({"sentence": ["x", "y"]})
+    kept, counts = drop_duplicates_and_leaks(dataset, ["z"])
+    assert kept is dataset
+    assert counts == {"rows_in": 2, "in_evaluation_data": 0, "duplicates": 0, "rows_out": 2}
+
+
+def test_operators_are_counted_most_frequent_first(rows):
+    counts = operator_counts(rows)
+    assert counts == {"mask": 3, "original": 2, "replace": 1, "ngram": 1}
+    assert list(counts)[:2] == ["mask", "original"]
+
+
+def test_a_missing_text_column_is_refused_with_the_columns_there(rows):
+    with pytest.raises(ValueError, match=r"text_column='text'.*\['sentence', 'number', 'operators'\]"):
+        drop_duplicates_and_leaks(rows, [], text_column="text")
+
+
+def test_one_string_as_evaluation_texts_is_refused(rows):
+    with pytest.raises(TypeError, match="would be read as single letters"):
+        drop_duplicates_and_leaks(rows, "a fine plot")
+
+
+def test_a_missing_text_is_refused():
+    with pytest.raises(ValueError, match="1 texts are missing"):
+        drop_duplicates_and_leaks(Dataset.from_dict({"sentence": ["x", None]}), [])
+
+
+def test_counting_needs_the_column_of_operators():
+    with pytest.raises(ValueError, match=r"no column 'operators'; it has \['sentence'\]"):
+        operator_counts(Dataset.from_dict({"sentence": ["x"]}))

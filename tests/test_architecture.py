@@ -1,0 +1,79 @@
+"""Modules import only what stands to their left in the pipeline; recipes use public names; importing is cheap."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import distil_trainer
+
+ROOT = Path(distil_trainer.__file__).parent
+# Each line stands to the right of the lines above it.
+PIPELINE = [
+    ["text", "labels", "compatibility", "inference", "run_folder", "data", "losses", "arguments", "sampler"],
+    ["augmentation"],
+    ["label_store", "labeled_dataset", "labeling"],
+    ["loading", "students"],
+    ["collator", "training_data", "fit"],
+    ["trainer"],
+    ["export"],
+    ["metrics", "evaluation", "latency", "report", "tables", "plots", "model_card", "hub"],
+    ["recipe_arguments"],
+    ["stages", "closing"],
+    ["recipe"],
+]
+RANK = {name: rank for rank, names in enumerate(PIPELINE) for name in names}
+
+
+def _imports(path):
+    """Return the modules of our package that a file imports, whether at its head or inside of a function."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names.add(("." * node.level) + node.module)
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names
+
+
+MODULES = sorted(
+    path.relative_to(ROOT) for path in ROOT.rglob("*.py") if path.name != "__init__.py" or path.parent != ROOT
+)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_a_module_imports_only_what_stands_to_its_left(module):
+    own = module.parts[0].removesuffix(".py")
+    imported = {name.split(".")[1] for name in _imports(ROOT / module) if name.startswith("distil_trainer.")}
+    assert own in RANK, f"{own} has no place in the pipeline"
+    wrong = {name for name in imported - {own} if RANK[name] > RANK[own]}
+    assert not wrong, f"{module} imports {wrong} from its right"
+
+
+@pytest.mark.parametrize("module", [path for path in MODULES if path.parts[0] == "students"], ids=str)
+def test_students_import_only_torch_and_transformers(module):
+    outside = {name.split(".")[0] for name in _imports(ROOT / module)} - set(sys.stdlib_module_names)
+    assert {name for name in outside if name} <= {"torch", "transformers", "distil_trainer"}
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT.parent / "recipes").glob("*.py")), ids=lambda path: path.name)
+def test_recipes_use_public_names_only(recipe):
+    for node in ast.walk(ast.parse(recipe.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("distil_trainer"):
+            assert node.module == "distil_trainer"
+            assert {alias.name for alias in node.names} <= set(distil_trainer.__all__)
+
+
+def test_every_public_name_can_be_imported():
+    for name in distil_trainer.__all__:
+        assert getattr(distil_trainer, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        distil_trainer.nonsense  # noqa: B018
+
+
+def test_importing_the_package_loads_no_heavy_library():
+    code = "import distil_trainer, sys; print([m for m in ('torch', 'transformers', 'datasets', 'spacy') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

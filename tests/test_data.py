@@ -1,0 +1,135 @@
+"""Splits are read from every format alike, and what cannot be read is refused with its reason."""
+
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+
+from distil_trainer.data import DataArguments, load_file, load_splits
+
+ROWS = [("good , a film", 1), ('he said "bad', 0), ("NA", 1), ("1999", 0)]
+
+
+def _write(folder, name, rows=ROWS):
+    path = folder / name
+    table = Dataset.from_list([{"sentence": sentence, "label": label} for sentence, label in rows])
+    if path.suffix == ".csv":
+        table.to_csv(path)
+    elif path.suffix == ".tsv":
+        path.write_text("sentence\tlabel\n" + "".join(f"{sentence}\t{label}\n" for sentence, label in rows))
+    elif path.suffix == ".jsonl":
+        table.to_json(path)
+    else:
+        table.to_parquet(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.jsonl", "rows.parquet"])
+def test_every_format_gives_the_same_rows_with_quotes_and_na_kept_as_text(tmp_path, name):
+    dataset = load_file(_write(tmp_path, name))
+    assert list(zip(dataset["sentence"], dataset["label"], strict=True)) == ROWS
+
+
+def test_integer_labels_take_the_given_names_and_every_split_has_them(tmp_path):
+    arguments = DataArguments(train_file=_write(tmp_path, "a.tsv"), validation_file=_write(tmp_path, "b.csv"))
+    splits = load_splits(arguments, label_names=["negative", "positive"])
+    assert splits["train"].features["label"].names == ["negative", "positive"]
+    assert splits["validation"].features["label"].names == ["negative", "positive"]
+    assert splits["train"]["label"] == [1, 0, 1, 0]
+
+
+def test_string_labels_become_classes_with_the_train_splits_order(tmp_path):
+    train = _write(tmp_path, "a.jsonl", [("x", "spam"), ("y", "ham")])
+    validation = _write(tmp_path, "b.jsonl", [("z", "spam"), ("w", "spam")])
+    splits = load_splits(DataArguments(train_file=train, validation_file=validation))
+    assert splits["train"].features["label"].names == ["ham", "spam"]
+    assert splits["validation"]["label"] == [1, 1]
+
+
+def test_a_validation_split_with_the_names_in_another_order_is_brought_to_the_train_splits_order(tmp_path):
+    paths = []
+    for index, names in enumerate((["negative", "positive"], ["positive", "negative"])):
+        features = Features({"sentence": Value("string"), "label": ClassLabel(names=names)})
+        rows = [{"sentence": "good", "label": "positive"}, {"sentence": "bad", "label": "negative"}]
+        paths.append(str(tmp_path / f"{index}.parquet"))
+        Dataset.from_list(rows, features=features).to_parquet(paths[-1])
+    splits = load_splits(DataArguments(train_file=paths[0], validation_file=paths[1]))
+    assert splits["train"]["label"] == splits["validation"]["label"] == [1, 0]
+
+
+def test_kept_rows_are_drawn_by_seed(tmp_path):
+    rows = [(f"text {index}", index % 2) for index in range(50)]
+    files = {"train_file": _write(tmp_path, "a.parquet", rows), "validation_file": _write(tmp_path, "b.parquet", rows)}
+    first, again, other = (
+        load_splits(DataArguments(**files, max_train_samples=10), seed=seed)["train"]["sentence"] for seed in (1, 1, 2)
+    )
+    assert first == again != other
+    assert len(first) == 10
+
+
+def test_a_test_file_is_loaded_only_where_it_is_given(tmp_path):
+    file = _write(tmp_path, "a.tsv")
+    assert set(load_splits(DataArguments(train_file=file, validation_file=file))) == {"train", "validation"}
+    with_test = load_splits(DataArguments(train_file=file, validation_file=file, test_file=file))
+    assert len(with_test["test"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "message"),
+    [
+        (None, "absent.csv", "is not a file"),
+        ("x", "rows.xlsx", r"ends in '.xlsx'.*\.csv, \.tsv"),
+        ("not parquet at all", "rows.parquet", "could not be read as parquet"),
+        ('{"sentence": "a"\n{"broken', "rows.jsonl", "could not be read as jsonl"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path, content, name, message):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        load_file(tmp_path / name)
+
+
+def test_a_missing_column_is_named_with_those_that_are_there(tmp_path):
+    file = _write(tmp_path, "a.tsv")
+    arguments = DataArguments(train_file=file, validation_file=file)
+    with pytest.raises(ValueError, match=r"text_column='text'.*\['sentence', 'label'\].*--text_column"):
+        load_splits(arguments, text_column="text")
+    with pytest.raises(ValueError, match=r"label_column='gold'.*\['sentence', 'label'\].*--label_column"):
+        load_splits(arguments, label_column="gold")
+
+
+def test_texts_that_are_numbers_are_refused(tmp_path):
+    Dataset.from_dict({"sentence": [1.5, 2.5], "label": [0, 1]}).to_parquet(tmp_path / "a.parquet")
+    file = str(tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="Texts must be strings"):
+        load_splits(DataArguments(train_file=file, validation_file=file))
+
+
+def test_labels_that_the_train_split_does_not_have_are_refused(tmp_path):
+    train = _write(tmp_path, "a.jsonl", [("x", "spam"), ("y", "ham")])
+    other = _write(tmp_path, "b.jsonl", [("z", "eggs"), ("w", "ham")])
+    with pytest.raises(ValueError, match=r"holds \['eggs'\].*none of the labels \['ham', 'spam'\]"):
+        load_splits(DataArguments(train_file=train, validation_file=other))
+    numbers = _write(tmp_path, "c.tsv", [("x", 0), ("y", 3)])
+    with pytest.raises(ValueError, match=r"holds \[3\]"):
+        load_splits(DataArguments(train_file=numbers, validation_file=numbers), label_names=["no", "yes"])
+
+
+def test_a_split_with_one_class_or_no_rows_or_no_source_is_refused(tmp_path):
+    one_class = _write(tmp_path, "a.jsonl", [("x", "ham"), ("y", "ham")])
+    with pytest.raises(ValueError, match=r"every row has the label \['ham'\]"):
+        load_splits(DataArguments(train_file=one_class, validation_file=one_class))
+    (tmp_path / "empty.tsv").write_text("sentence\tlabel\n")
+    with pytest.raises(ValueError, match="has no rows|could not be read"):
+        load_splits(DataArguments(train_file=str(tmp_path / "empty.tsv"), validation_file=one_class))
+    with pytest.raises(ValueError, match="no validation split: give --validation_file"):
+        load_splits(DataArguments(train_file=_write(tmp_path, "b.tsv")))
+
+
+def test_a_hub_id_without_network_names_the_local_option():
+    with pytest.raises(ValueError, match="--train_file"):
+        load_splits(DataArguments(dataset_name="nobody/nothing"))
+
+
+def test_keeping_no_rows_is_refused():
+    with pytest.raises(ValueError, match="max_train_samples=0 must be at least 1"):
+        DataArguments(max_train_samples=0)

@@ -1,0 +1,110 @@
+"""Every recipe runs from its first line to its card; a second start does no work again."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+PUBLISHED = ["README.md", "report.json", "accuracy_latency.png", "config.json", "model.safetensors", "tokenizer.json"]
+
+
+def load_recipe(name):
+    if str(RECIPES) not in sys.path:
+        sys.path.insert(0, str(RECIPES))
+    spec = importlib.util.spec_from_file_location(name, RECIPES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def sst2_arguments(tmp_path, teacher, tokenizer, reviews, monkeypatch):
+    """Arguments of the SST-2 recipe for a tiny teacher and 48 rows, and two steps of training."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf_home"))
+    teacher.save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    reviews.to_parquet(tmp_path / "train.parquet")
+    validation = Dataset.from_dict(
+        {"sentence": [f"the {text} film" for text in reviews["sentence"]], "label": reviews["label"]},
+        features=reviews.features,
+    )
+    validation.to_parquet(tmp_path / "validation.parquet")
+    return [
+        *("--teacher_model_name_or_path", str(tmp_path / "teacher")),
+        *("--train_file", str(tmp_path / "train.parquet")),
+        *("--validation_file", str(tmp_path / "validation.parquet")),
+        *("--output_dir", str(tmp_path / "out")),
+        *("--student_layers", "2", "4"),
+        *("--copies", "2", "--max_steps", "2", "--per_device_train_batch_size", "8", "--warmup_steps", "0"),
+        *("--latency_texts", "4", "--max_accuracy_drop", "1.0", "--disable_tqdm", "True"),
+    ]
+
+
+def test_the_sst2_recipe_goes_the_whole_road_and_a_second_start_asks_the_teacher_nothing(
+    sst2_arguments, tmp_path, monkeypatch, capsys
+):
+    import shutil
+
+    import torch
+
+    recipe = load_recipe("sst2_electra_to_distilbert")
+    report = recipe.main(sst2_arguments)
+    table = capsys.readouterr().out
+    out = tmp_path / "out"
+    assert all((out / name).is_file() for name in PUBLISHED)
+    assert [row["role"] for row in report["models"]][:3] == ["teacher", "control", "student"]
+    assert "onnx fp32" in table and "onnx int8" in table
+    assert report["training"]["optimizer_steps"] == 2
+    first = {name: (out / name).read_bytes() for name in PUBLISHED}
+
+    shutil.rmtree(tmp_path / "datasets_cache", ignore_errors=True)
+    forwards = []
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda *_: forwards.append(1))
+    try:
+        assert recipe.main(sst2_arguments) == report
+    finally:
+        handle.remove()
+    assert forwards == []
+    assert {name: (out / name).read_bytes() for name in PUBLISHED if not name.endswith(".png")} == {
+        name: content for name, content in first.items() if not name.endswith(".png")
+    }
+
+
+def test_the_sst2_recipe_fine_tunes_a_headless_teacher_when_told_to(sst2_arguments, tmp_path, teacher):
+    teacher.bert.save_pretrained(tmp_path / "teacher")
+    report = load_recipe("sst2_electra_to_distilbert").main(
+        [*sst2_arguments, "--train_teacher", "--test_file", str(tmp_path / "validation.parquet")]
+    )
+    assert report["teacher"]["trained_here"]
+    assert set(report["models"][0]["evaluation"]) == {"validation", "test"}
+
+
+def test_a_headless_teacher_is_refused_unless_it_is_to_be_trained(sst2_arguments, tmp_path, teacher):
+    teacher.bert.save_pretrained(tmp_path / "teacher")
+    with pytest.raises(ValueError, match="classifier"):
+        load_recipe("sst2_electra_to_distilbert").main(sst2_arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_quickstart_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf_home"))
+    arguments = ["--output_dir", str(tmp_path / "out"), "--max_steps", "2", "--max_train_samples", "40"]
+    arguments += [
+        "--max_validation_samples",
+        "60",
+        "--latency_texts",
+        "4",
+        "--max_accuracy_drop",
+        "1",
+        "--disable_tqdm",
+        "1",
+    ]
+    report = load_recipe("quickstart").main(arguments)
+    assert all((tmp_path / "out" / name).is_file() for name in PUBLISHED)
+    operators = report["data"]["transfer"]["operators"]
+    assert any("replace" in name for name in operators)
+    assert json.loads((tmp_path / "out/report.json").read_text()) == report

@@ -1,0 +1,140 @@
+"""Two processes on CPU, started by torchrun: the file is both the test and the program that the processes run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import load_from_disk
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
+
+from distil_trainer.arguments import DistillationArguments
+from distil_trainer.trainer import DistillationTrainer
+
+PLAIN_DESCENT = {"max_steps": 8, "optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0.0}
+RESUMED = {"num_train_epochs": 2, "learning_rate": 1e-3, "save_strategy": "steps", "save_steps": 9}
+
+
+def run(folder, output, rows_per_process, dropout=None, resume=None, **given):
+    """Train on what the test saved in `folder`; return the trainer."""
+    args = DistillationArguments(
+        str(output),
+        per_device_train_batch_size=rows_per_process,
+        use_cpu=True,
+        disable_tqdm=True,
+        hard_label_weight=0.5,
+        logging_steps=4,
+        **given,
+    )
+    set_seed(0)
+    dropout = {} if dropout is None else {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    trainer = DistillationTrainer(
+        AutoModelForSequenceClassification.from_pretrained(folder / "model", dtype=torch.float32, **dropout),
+        args,
+        train_dataset=load_from_disk(str(folder / "rows")),
+        eval_dataset=load_from_disk(str(folder / "rows")),
+        processing_class=AutoTokenizer.from_pretrained(folder / "model"),
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+def _program(folder):
+    for name in ("random", "grouped"):
+        trainer = run(
+            folder,
+            folder / f"{name}_run",
+            4,
+            save_strategy="no",
+            length_grouped_batches=name == "grouped",
+            **PLAIN_DESCENT,
+        )
+        assert trainer.args.world_size == 2, trainer.args.world_size
+        trainer.save_model(str(folder / f"{name}_two"))
+        if trainer.is_world_process_zero():
+            torch.save(trainer.state.log_history, folder / f"{name}_two_log.pt")
+        predictions = trainer.predict(load_from_disk(str(folder / "rows")).remove_columns("label")).predictions
+        assert predictions.shape == (48, 2), predictions.shape
+    straight = run(folder, folder / "straight_run", 4, dropout=0.2, **RESUMED)
+    straight.save_model(str(folder / "straight"))
+    # Step 9 of 12: in the middle of the second epoch.
+    checkpoint = str(folder / "straight_run" / "checkpoint-9")
+    run(folder, folder / "resumed_run", 4, dropout=0.2, resume=checkpoint, **RESUMED).save_model(
+        str(folder / "resumed")
+    )
+
+
+def _weights(folder):
+    return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).state_dict()
+
+
+def _difference(first, second):
+    assert first.keys() == second.keys()
+    return max((first[name] - second[name]).abs().max().item() for name in first)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, _families, tokenizer):
+    """A folder with the model, the rows, and what two processes made of them."""
+    from conftest import LABELS, WORDS
+    from datasets import ClassLabel, Dataset, Features, List, Value
+
+    folder = tmp_path_factory.mktemp("distributed")
+    model = _families["bert"]
+    model.save_pretrained(folder / "model")
+    config = model.config
+    config_dropout = (config.hidden_dropout_prob, config.attention_probs_dropout_prob)
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    config.save_pretrained(folder / "model")
+    config.hidden_dropout_prob, config.attention_probs_dropout_prob = config_dropout
+    tokenizer.save_pretrained(folder / "model")
+    generator = np.random.default_rng(3)
+    rows = {"sentence": [], "label": [], "teacher_logits": [], "teacher_label": []}
+    for index in range(48):
+        rows["sentence"].append(" ".join(generator.choice(WORDS, size=3 + index % 9)))
+        rows["label"].append(index % 2)
+        score = generator.normal()
+        rows["teacher_logits"].append([-score, score])
+        rows["teacher_label"].append(int(score > 0))
+    names = ClassLabel(names=LABELS)
+    features = {"label": names, "teacher_label": names, "teacher_logits": List(Value("float32"), length=2)}
+    Dataset.from_dict(rows, features=Features({"sentence": Value("string"), **features})).save_to_disk(folder / "rows")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(folder / "cache")}
+    environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
+    result = subprocess.run(
+        [*command, str(Path(__file__).resolve()), str(folder)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr[-5000:]
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["random", "grouped"])
+def test_two_processes_of_four_rows_equal_one_of_eight(folder, tmp_path, order):
+    one = run(folder, tmp_path, 8, save_strategy="no", length_grouped_batches=order == "grouped", **PLAIN_DESCENT)
+    assert one.args.world_size == 1
+    weights = {name: value.detach() for name, value in one.model.state_dict().items()}
+    assert _difference(weights, _weights(folder / "model")) > 1e-3
+    assert _difference(weights, _weights(folder / f"{order}_two")) < 1e-6
+    logs = torch.load(folder / f"{order}_two_log.pt")
+    for log, expected in zip(logs[:2], one.state.log_history[:2], strict=True):
+        for name in ("soft_target_kl", "hard_label_cross_entropy"):
+            assert log[name] == pytest.approx(expected[name], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_resumed_in_the_middle_of_the_second_epoch_equal_an_uninterrupted_run(folder):
+    assert _difference(_weights(folder / "straight"), _weights(folder / "model")) > 1e-3
+    assert _difference(_weights(folder / "straight"), _weights(folder / "resumed")) == 0.0
+
+
+if __name__ == "__main__":
+    _program(Path(sys.argv[1]))
