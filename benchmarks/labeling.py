@@ -16,8 +16,8 @@ from datasets import Dataset, disable_progress_bars
 from tqdm import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from distil_trainer import TeacherLabeler
 from distil_trainer.inference import torch_runner
+from distil_trainer.labeling import TeacherLabeler
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -132,8 +132,8 @@ def print_table(result):
     print(f"{'':36} {'rows/s':>8} {'x fixed':>8} {'x unsorted':>10} {'GFLOP/s':>8} {'of peak':>8}")
     for row in result["table"]:
         print(
-            f"{row['arm']:36} {row['rows_per_s']:8.0f} {row['times_fixed_padding']:8.1f} {row['times_unsorted']:10.1f} "
-            f"{row['useful_gflops']:8.0f} {row['share_of_peak']:8.0%}"
+            f"{row['arm']:36} {row['rows_per_s']:8.0f} {row['times_fixed_padding']:8.1f} "
+            f"{row['times_unsorted']:10.1f} {row['useful_gflops']:8.0f} {row['share_of_peak']:8.0%}"
         )
     peak = ", ".join(f"{name} {value:.0f}" for name, value in result["matrix_product_peak_gflops"].items())
     print(

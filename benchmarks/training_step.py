@@ -1,9 +1,9 @@
-"""What a distillation step on cached logits costs beside a plain `Trainer` step, and what batches of similar length save.
+"""What a distillation step on cached logits costs beside a plain `Trainer` step, and what equal lengths save.
 
     python benchmarks/training_step.py --model MODEL --train_file ROWS.parquet [--output step.json]
 
-Both trainers get the same student, rows, batches and optimizer; their steps alternate, so that a busy machine slows both.
-A step is all of it: rows are read and collated, forward, backward, clipping, optimizer.
+Both trainers get the same student, rows, batches and optimizer; their steps alternate, so that a busy machine slows
+both. A step is all of it: rows are read and collated, forward, backward, clipping, optimizer.
 """
 
 import argparse
@@ -115,6 +115,7 @@ def peak_memory_mb(kind, options):
 
 def _measure_memory(kind, options, sender):
     torch.set_num_threads(options.threads)
+    transformers.logging.set_verbosity_error()
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory() as folder:
         stepper = make_stepper(kind, options, folder)
@@ -150,6 +151,7 @@ def make_trainer(kind, options, folder, length_grouped_batches=False):
     logits = np.random.default_rng(1).normal(size=(len(rows), student.config.num_labels)).astype(np.float32)
     rows = rows.add_column("teacher_logits", list(logits))
     rows = rows.cast_column("teacher_logits", List(Value("float32"), length=logits.shape[1]))
+    rows = rows.add_column("teacher_label", rows["label"][:]).cast_column("teacher_label", rows.features["label"])
     args = DistillationArguments(
         folder, per_device_train_batch_size=BATCH_SIZE, length_grouped_batches=length_grouped_batches, use_cpu=True
     )

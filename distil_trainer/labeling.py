@@ -8,6 +8,7 @@ import huggingface_hub
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 import xxhash
 from accelerate import PartialState
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
@@ -95,7 +96,7 @@ class TeacherLabeler:
         ):
             if value < 1:
                 raise ValueError(f"{name}={value} must be at least 1.")
-        self.device = PartialState().device
+        self.device = _process_state().device
         self.teacher = teacher
         self.tokenizer = tokenizer
         self.text_column = text_column
@@ -191,7 +192,7 @@ class TeacherLabeler:
         return self._with_logits(dataset, keys, store, fingerprint)
 
     def _compute_missing(self, texts, keys, store):
-        state = PartialState()
+        state = _process_state()
         distinct, first_rows = np.unique(keys, return_index=True)
         absent = store.read().find(distinct) < 0
         # The key says who computes a text, so the shares fit together even if another run adds to the store meanwhile.
@@ -245,7 +246,7 @@ class TeacherLabeler:
             folder = Path(datasets.config.HF_DATASETS_CACHE) / "distil_trainer"
             folder.mkdir(parents=True, exist_ok=True)
             cache_file_name = str(folder / f"cache-{new_fingerprint}.arrow")
-        with PartialState().local_main_process_first():
+        with _process_state().local_main_process_first():
             labelled = dataset.with_format("arrow").map(
                 add_columns,
                 with_indices=True,
@@ -331,6 +332,12 @@ def _hash_by_fingerprint(pickler, labeler):
     # weights. Workers get the labeler through another pickler, whole.
     facts = f"{labeler.fingerprint} {labeler.text_column} {labeler.text_pair_column}"
     pickler.save_reduce(str, (facts,), obj=labeler)
+
+
+def _process_state():
+    # Without `cpu=True`, accelerate 1.15 under torchrun on a machine without accelerator starts the process group, yet
+    # tells every process that it is alone and the main one.
+    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def _given_column(batch, name):

@@ -110,6 +110,7 @@ def make_transfer_set(run, train, evaluation_splits, augmentation, training, *, 
     def build(path):
         transfer = train
         if augmentation.copies:
+            processes = min(augmentation.augmentation_num_proc, max(1, len(train) // 10_000))
             augmenter = RuleAugmenter.from_corpus(
                 train[training.text_column],
                 analyzer=analyzer or augmentation.analyzer,
@@ -123,8 +124,8 @@ def make_transfer_set(run, train, evaluation_splits, augmentation, training, *, 
                 pool=augmentation.pool,
                 lower=augmentation.lower,
                 seed=training.seed,
+                num_proc=processes if processes > 1 else None,
             )
-            processes = min(augmentation.augmentation_num_proc, max(1, len(train) // 10_000))
             transfer = train.map(
                 augmenter,
                 batched=True,

@@ -102,17 +102,22 @@ def folder(tmp_path_factory, _families, tokenizer):
     names = ClassLabel(names=LABELS)
     features = {"label": names, "teacher_label": names, "teacher_logits": List(Value("float32"), length=2)}
     Dataset.from_dict(rows, features=Features({"sentence": Value("string"), **features})).save_to_disk(folder / "rows")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(folder / "cache")}
     environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
-    result = subprocess.run(
+    with subprocess.Popen(
         [*command, str(Path(__file__).resolve()), str(folder)],
         env=environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr[-5000:]
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=150)
+        finally:
+            # torchrun ends its workers when it is asked to end; killed outright, it would leave them behind.
+            process.terminate()
+    assert process.returncode == 0, output[-5000:]
     return folder
 
 

@@ -43,9 +43,8 @@ def ship(
     all is done:
 
     - `model.onnx`, and `model_quantized.onnx` where a rung passed,
-    - `config.json` and the tokenizer, so that `ORTModelForSequenceClassification.from_pretrained(folder,
-    file_name=...)`
-      and `transformers.pipeline` load it,
+    - `config.json` and the tokenizer, for `ORTModelForSequenceClassification.from_pretrained(folder, file_name=...)`
+      and `transformers.pipeline`,
     - `report.json`, the content of which is returned.
 
     Args:
@@ -72,9 +71,8 @@ def ship(
 
     Raises:
         TypeError: if a text is not a string.
-        ValueError: if the data lacks a column, a label or rows, has labels that are not the model's, if the model is
-        no
-            single-label classifier, gives logits that are not finite, or cannot read `max_length` tokens.
+        ValueError: if the data lacks a column, a label or rows, or has labels that are not the model's; if the model
+            is no single-label classifier, gives logits that are not finite, or cannot read `max_length` tokens.
         RuntimeError: if the float ONNX does not equal PyTorch or loses more accuracy than allowed. Nothing is written.
         FileExistsError: if `folder` holds anything but an earlier export.
     """
@@ -83,21 +81,12 @@ def ship(
             f"max_accuracy_drop={max_accuracy_drop} must be at least 0 and below 1: it is a share of the rows, half a "
             "percentage point is 0.005. With any other value the gate would let nothing or everything through."
         )
+    eval_dataset = eval_dataset.with_format(None)
     texts, pairs = _texts(eval_dataset, text_column, text_pair_column)
     gold = _gold_labels(eval_dataset, label_column, model.config)
 
     def predict(runner, **batching):
         return predict_logits(runner, tokenizer, texts, pairs, max_length=max_length, **batching)
-
-    pytorch_logits = predict(torch_runner(model))
-    if not np.isfinite(pytorch_logits).all():
-        raise ValueError(
-            f"The model gives logits that are not finite on {int((~np.isfinite(pytorch_logits)).any(axis=1).sum())} "
-            f"of {len(texts)} rows. Every comparison with them would fail or pass by accident: train it again with a "
-            "lower learning rate, or in float32."
-        )
-    pytorch_labels = pytorch_logits.argmax(axis=1)
-    pytorch_accuracy = float(np.mean(pytorch_labels == gold))
 
     def score(path, *ways_of_batching):
         runner = onnx_runner(path, threads)
@@ -105,6 +94,15 @@ def ship(
         return _compare(path, labels, pytorch_labels, gold, max_accuracy_drop)
 
     with staged_folder(folder) as staging:
+        pytorch_logits = predict(torch_runner(model))
+        if not np.isfinite(pytorch_logits).all():
+            raise ValueError(
+                "The model gives logits that are not finite on "
+                f"{int((~np.isfinite(pytorch_logits)).any(axis=1).sum())} of {len(texts)} rows. Every comparison with "
+                "them would fail or pass by accident: train it again with a lower learning rate, or in float32."
+            )
+        pytorch_labels = pytorch_logits.argmax(axis=1)
+        pytorch_accuracy = float(np.mean(pytorch_labels == gold))
         exported = export_onnx(model, tokenizer, staging, max_length=max_length)
         rungs = [{"name": "fp32", **score(staging / "model.onnx", {})}]
         if not rungs[0]["passed"]:

@@ -43,8 +43,8 @@ def export_onnx(model, tokenizer, folder, *, max_length=128):
         ImportError: if `onnx` or `onnxruntime` is not installed.
         FileExistsError: if `folder` holds anything but an earlier export.
         ValueError: if the model cannot read `max_length` tokens.
-        RuntimeError: if a logit differs by more than 1e-4 times the largest absolute logit, or 1e-4 where that is
-        below 1.
+        RuntimeError: if a logit differs by more than 1e-4 times the largest absolute logit (1e-4 where that is below
+            1).
     """
     _check_installed()
     reference = _plain_copy(model)

@@ -193,6 +193,7 @@ def test_integer_labels_are_the_models_label_numbers_and_pairs_are_read(scored, 
     reviews = reviews.add_column("second", list(reversed(reviews["first"])))
     labels = predict_logits(torch_runner(model), tokenizer, reviews["first"], reviews["second"]).argmax(1)
     reviews = reviews.remove_columns("label").add_column("gold", labels.tolist())
+    reviews = reviews.with_format("numpy")
     columns = dict(text_column="first", text_pair_column="second", label_column="gold")
     assert ship(model, tokenizer, tmp_path / "onnx", reviews, max_length=64, **columns)["pytorch_accuracy"] == 1.0
 
@@ -232,6 +233,13 @@ def test_unfit_evaluation_data_is_refused_before_any_work(
     with pytest.raises(error, match=message):
         ship(teacher, tokenizer, tmp_path / "onnx", change(reviews), max_length=64, **options)
     assert list(tmp_path.glob("onnx")) == []
+
+
+def test_a_folder_with_other_files_is_refused_before_any_work(teacher, tokenizer, reviews, tmp_path, monkeypatch):
+    (tmp_path / "model.safetensors").write_text("weights")
+    monkeypatch.setattr(gate, "predict_logits", lambda *given, **named: 1 / 0)
+    with pytest.raises(FileExistsError, match="not of an export"):
+        ship(teacher, tokenizer, tmp_path, reviews, max_length=64)
 
 
 def test_a_model_with_infinite_logits_is_refused(teacher, tokenizer, reviews, tmp_path):

@@ -1,0 +1,68 @@
+"""The README's commands exist, and its Python block runs unmodified against a server that speaks the Hub's API."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hub_server import HubServer, hub_fixture  # noqa: F401
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def _blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_every_make_target_and_recipe_that_the_readme_names_is_there():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^make ([\w-]+)", "\n".join(_blocks("bash")), flags=re.MULTILINE))
+    assert {"demo", "test"} <= targets
+    assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
+    recipes = set(re.findall(r"`(\w+\.py)`", README)) | set(re.findall(r"recipes/(\w+\.py)", README))
+    assert recipes and all((ROOT / "recipes" / recipe).is_file() for recipe in recipes)
+
+
+def test_the_options_of_the_readmes_recipe_command_are_legal(tmp_path):
+    from distil_trainer import RECIPE_ARGUMENTS, parse_arguments
+
+    (command,) = [block for block in _blocks("bash") if "accelerate launch" in block]
+    words = command.replace("\\\n", " ").split()
+    training, data, models, augmentation, _ = parse_arguments(RECIPE_ARGUMENTS, words[3:])
+    assert models.student_layers == [2, 4, 6] and augmentation.copies == 2
+    assert training.length_grouped_batches and data.train_file == "train.parquet"
+
+
+def test_the_readmes_python_block_runs_unmodified(hub, tmp_path, teacher, tokenizer, reviews):
+    spacy = pytest.importorskip("spacy")
+    (block,) = _blocks("python")
+    for split in ("train", "validation"):
+        folder = tmp_path / "sst2" / "data"
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = reviews if split == "train" else reviews.map(lambda row: {"sentence": row["sentence"] + " really"})
+        rows.to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    hub.add_repo("dataset", "stanfordnlp/sst2", tmp_path / "sst2")
+    teacher.save_pretrained(tmp_path / "electra")
+    tokenizer.save_pretrained(tmp_path / "electra")
+    hub.add_repo("model", "howey/electra-large-sst2", tmp_path / "electra")
+    # spaCy finds a pipeline by the name of a folder as well as by the name of a package.
+    work = tmp_path / "work"
+    work.mkdir()
+    _tiny_pipeline(spacy).to_disk(work / "en_core_web_sm")
+
+    result = hub.run(f"import os\nos.chdir({str(work)!r})\n{block}", tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert {"model.onnx", "model_quantized.onnx", "report.json"} <= {path.name for path in (work / "out/onnx").iterdir()}
+    pushed = hub.files("model", "me/electra-small-sst2")
+    assert pushed["model.safetensors"] == (work / "out/model.safetensors").read_bytes()
+
+
+def _tiny_pipeline(spacy):
+    nlp = spacy.blank("en")
+    tagger = nlp.add_pipe("tagger")
+    for tag in ("A", "B"):
+        tagger.add_label(tag)
+    words = ["good", "film"]
+    example = spacy.training.Example.from_dict(nlp.make_doc(" ".join(words)), {"words": words, "tags": ["A", "B"]})
+    nlp.initialize(lambda: [example])
+    return nlp
