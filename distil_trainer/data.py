@@ -126,7 +126,8 @@ def _check(dataset, source, text_column, label_column):
         if not legal(dataset.features[column]):
             raise ValueError(
                 f"{source}: {name}={column!r} holds {dataset.features[column]}. Texts must be strings, labels "
-                f"integers or names; anything else would be read as something it is not. Name another column with --{name}."
+                f"integers or names; anything else would be read as something it is not. Name "
+                f"another column with --{name}."
             )
 
 

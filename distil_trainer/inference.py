@@ -47,7 +47,8 @@ def predict_logits(runner, tokenizer, texts, text_pairs=None, *, max_length=128,
         tokenizer (`PreTrainedTokenizerBase`): the model's tokenizer.
         texts (`list[str]` of length `n`): the mask word in them becomes the tokenizer's mask token.
         text_pairs (`list[str]` of length `n`, *optional*): second sentences.
-        max_length (`int`, *optional*, defaults to 128): tokens kept, special tokens included.
+        max_length (`int`, *optional*, defaults to 128): tokens kept, special tokens included; never more than
+            `tokenizer.model_max_length`.
         tokens_per_batch (`int`, *optional*, defaults to 2048): at most this many tokens, padding counted, in a batch.
             The default measured best on CPUs, where a batch should fit the cache; an accelerator likes ten times more.
         progress (`str`, *optional*): show a progress bar with this description.
@@ -66,6 +67,7 @@ def predict_logits(runner, tokenizer, texts, text_pairs=None, *, max_length=128,
             "batch. Set one the model knows, e.g. `tokenizer.pad_token = tokenizer.eos_token`, and "
             "`model.config.pad_token_id` with it."
         )
+    max_length = min(max_length, tokenizer.model_max_length)
     logits = None
     with tqdm(total=len(texts), desc=progress, unit=" texts", disable=progress is None) as bar:
         for start in range(0, len(texts), _ROWS_PER_WINDOW):

@@ -50,9 +50,9 @@ def label_permutation(given_names, wanted_names, *, given, wanted):
         )
     if sorted(given_keys) != sorted(wanted_keys) or len(set(given_keys)) != len(given_keys):
         raise ValueError(
-            f"{given} names its labels {given_names}, {wanted} names them {wanted_names}. The orders cannot be matched "
-            "by name, and matching them by position would teach the wrong label in silence: set `config.id2label` of one "
-            "of them so that the names agree."
+            f"{given} names its labels {given_names}, {wanted} names them {wanted_names}. The orders "
+            "cannot be matched by name, and matching them by position would teach the wrong label in silence: set "
+            "`config.id2label` of one of them so that the names agree."
         )
     permutation = [given_keys.index(key) for key in wanted_keys]
     return None if permutation == list(range(len(permutation))) else permutation

@@ -124,6 +124,8 @@ def cpu_name():
 def _timed_encoder(tokenizer, texts, text_pairs, max_length):
     """Return a function from a row number to (inputs of shape `(1, length)`, milliseconds tokenization took)."""
 
+    max_length = min(max_length, tokenizer.model_max_length)
+
     def encode(row):
         row = int(row)
         started = time.perf_counter()

@@ -72,7 +72,8 @@ RECIPE_ARGUMENTS = (DistillationArguments, DataArguments, ModelArguments, Augmen
 _NOT_SETTINGS = {
     "output_dir", "logging_dir", "push_to_hub", "hub_model_id", "hub_token", "hub_private_repo", "hub_dataset_id",
     "hub_card", "test_file", "augmentation_num_proc", "report_to", "disable_tqdm", "logging_steps",
-    "dataloader_num_workers", "dataloader_pin_memory", "ddp_timeout", "ddp_backend", "local_rank", "save_steps", "save_total_limit",
+    "dataloader_num_workers", "dataloader_pin_memory", "ddp_timeout", "ddp_backend", "local_rank",
+    "save_steps", "save_total_limit",
 }  # fmt: skip
 
 

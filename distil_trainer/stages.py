@@ -259,6 +259,8 @@ def _content_hash(dataset):
 
 def _augmentation_settings(augmentation, analyzer, seed):
     settings = {**dataclasses.asdict(augmentation), "seed": seed}
-    settings["analyzer"] = analyzer.__name__ if analyzer else augmentation.analyzer and short_name(augmentation.analyzer)
+    settings["analyzer"] = (
+        analyzer.__name__ if analyzer else augmentation.analyzer and short_name(augmentation.analyzer)
+    )
     del settings["augmentation_num_proc"]
     return settings

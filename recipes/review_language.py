@@ -2,8 +2,9 @@
 
 A review has one to three clauses. A clause judges an aspect with an adjective, perhaps softened or strengthened,
 perhaps negated ("was not very gripping"), or only reports what others said, which counts for nothing. "but"
-and "although" let one clause outweigh the other, so that counting good and bad words is not enough. Adjectives follow Zipf's law: a small
-labelled set shows few of the rare ones. A share of the labels is wrong, as in real data, which caps every accuracy.
+and "although" let one clause outweigh the other, so that counting good and bad words is not enough.
+Adjectives follow Zipf's law: a small labelled set shows few of the rare ones. A
+share of the labels is wrong, as in real data, which caps every accuracy.
 """
 
 import numpy as np

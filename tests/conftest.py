@@ -27,8 +27,8 @@ from transformers import (
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 WORDS = (
-    "the a film movie plot actor is was not never very really good great fine bad poor dull but and with of in it this "
-    "brilliant awful charming tedious story scene script moving slow funny sad warm cold we i you they"
+    "the a film movie plot actor is was not never very really good great fine bad poor dull but and with of in it "
+    "this brilliant awful charming tedious story scene script moving slow funny sad warm cold we i you they"
 ).split()
 LABELS = ["negative", "positive"]
 
@@ -36,6 +36,7 @@ LABELS = ["negative", "positive"]
 @pytest.fixture(autouse=True)
 def _private_cache(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets_cache")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "hf_home"))
 
 
 @pytest.fixture(scope="session")

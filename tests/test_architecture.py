@@ -74,6 +74,6 @@ def test_every_public_name_can_be_imported():
 
 
 def test_importing_the_package_loads_no_heavy_library():
-    code = "import distil_trainer, sys; print([m for m in ('torch', 'transformers', 'datasets', 'spacy') if m in sys.modules])"
+    code = "import distil_trainer, sys; print([m for m in ('torch', 'transformers', 'datasets', 'spacy') if m in sys.modules])"  # noqa: E501
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

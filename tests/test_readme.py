@@ -52,7 +52,9 @@ def test_the_readmes_python_block_runs_unmodified(hub, tmp_path, teacher, tokeni
 
     result = hub.run(f"import os\nos.chdir({str(work)!r})\n{block}", tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert {"model.onnx", "model_quantized.onnx", "report.json"} <= {path.name for path in (work / "out/onnx").iterdir()}
+    assert {"model.onnx", "model_quantized.onnx", "report.json"} <= {
+        path.name for path in (work / "out/onnx").iterdir()
+    }
     pushed = hub.files("model", "me/electra-small-sst2")
     assert pushed["model.safetensors"] == (work / "out/model.safetensors").read_bytes()
 

@@ -56,7 +56,8 @@ def ship(
         text_pair_column (`str`, *optional*): the column of second sentences.
         label_column (`str`, *optional*, defaults to `"label"`): the column of gold labels. The names of a `ClassLabel`
             are matched to the model's, in whatever order; integers are the model's label numbers.
-        max_length (`int`, *optional*, defaults to 128): tokens kept of each text, and the longest input to be served.
+        max_length (`int`, *optional*, defaults to 128): tokens kept of each text, and the longest input to be
+            served; never more than `tokenizer.model_max_length`.
         max_accuracy_drop (`float`, *optional*, defaults to 0.005): how much accuracy, as a share of all rows, an ONNX
             file may lose against PyTorch.
         threads (`int`, *optional*): threads of onnxruntime; all cores by default.
@@ -81,6 +82,7 @@ def ship(
             f"max_accuracy_drop={max_accuracy_drop} must be at least 0 and below 1: it is a share of the rows, half a "
             "percentage point is 0.005. With any other value the gate would let nothing or everything through."
         )
+    max_length = min(max_length, tokenizer.model_max_length)
     eval_dataset = eval_dataset.with_format(None)
     texts, pairs = _texts(eval_dataset, text_column, text_pair_column)
     gold = _gold_labels(eval_dataset, label_column, model.config)

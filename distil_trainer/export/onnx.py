@@ -47,6 +47,7 @@ def export_onnx(model, tokenizer, folder, *, max_length=128):
             1).
     """
     _check_installed()
+    max_length = min(max_length, tokenizer.model_max_length)
     reference = _plain_copy(model)
     with staged_folder(folder) as staging:
         path = staging / "model.onnx"
