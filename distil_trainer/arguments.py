@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
+import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -20,7 +21,8 @@ LOGIT_LOSSES = ("kl", "mse", "soft_cross_entropy")
 class DistillationArguments(TrainingArguments):
     """`TrainingArguments` plus what distillation adds: the loss, its weights, and which columns hold texts and labels.
 
-    One default differs from `TrainingArguments`: `report_to` is `"none"` on every version of transformers.
+    Two defaults differ from `TrainingArguments`: `report_to` is `"none"` on every version of transformers, and
+    `use_cpu` is true where there is no accelerator.
 
     Raises:
         ValueError: if a temperature, weight or length is out of range, if the loss would be zero everywhere, or if an
@@ -64,7 +66,11 @@ class DistillationArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        # Without this, accelerate 1.15 gives the processes of a launcher on a CPU machine one world each: every one of
+        # them is the main process and trains alone. The device is asked for to fix that state now.
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
+        self.device  # noqa: B018
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise ValueError(
                 f"temperature={self.temperature}: it divides the logits, so it must be above 0 and finite."

@@ -86,6 +86,7 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
         text_column=training.text_column,
         text_pair_column=training.text_pair_column,
         max_length=training.max_length,
+        teacher_name=teacher_name,
     )
     transfer_set = labeler.map(transfer_set)
     teacher_logits = {

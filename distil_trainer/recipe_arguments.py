@@ -48,6 +48,9 @@ class AugmentationArguments:
     lower: bool = field(default=False, metadata={"help": "Lower-case every text."})
     augmentation_num_proc: int = field(default=2, metadata={"help": "Processes that augment."})
 
+    def __post_init__(self):
+        _check_at_least(self, copies=0, augmentation_num_proc=1)
+
 
 @dataclass
 class ShippingArguments:
@@ -65,15 +68,23 @@ class ShippingArguments:
     )
     hub_dataset_id: str | None = field(default=None, metadata={"help": "Also push the labelled transfer set here."})
 
+    def __post_init__(self):
+        _check_at_least(self, latency_threads=1, latency_texts=1)
+        if not 0 <= self.max_accuracy_drop < 1:
+            raise ValueError(
+                f"max_accuracy_drop={self.max_accuracy_drop} must be at least 0 and below 1: half a percentage point "
+                "is 0.005."
+            )
+
 
 RECIPE_ARGUMENTS = (DistillationArguments, DataArguments, ModelArguments, AugmentationArguments, ShippingArguments)
 
 # What says where and how a run works, but does not change its result.
 _NOT_SETTINGS = {
-    "output_dir", "logging_dir", "push_to_hub", "hub_model_id", "hub_token", "hub_private_repo", "hub_dataset_id",
-    "hub_card", "test_file", "augmentation_num_proc", "report_to", "disable_tqdm", "logging_steps",
-    "dataloader_num_workers", "dataloader_pin_memory", "ddp_timeout", "ddp_backend", "local_rank",
-    "save_steps", "save_total_limit",
+    "output_dir", "logging_dir", "use_cpu", "push_to_hub", "hub_model_id", "hub_token", "hub_private_repo",
+    "hub_dataset_id", "hub_card", "test_file", "augmentation_num_proc", "report_to", "disable_tqdm", "logging_steps",
+    "dataloader_num_workers", "dataloader_pin_memory", "ddp_timeout", "ddp_backend", "local_rank", "save_steps",
+    "save_total_limit",
 }  # fmt: skip
 
 
@@ -97,6 +108,12 @@ def run_settings(arguments):
             if each.name.endswith("_file") and os.path.isfile(value):
                 settings[f"{each.name}_xxh64"] = xxhash.xxh64(Path(value).read_bytes()).hexdigest()
     return settings
+
+
+def _check_at_least(arguments, **smallest):
+    for name, least in smallest.items():
+        if getattr(arguments, name) < least:
+            raise ValueError(f"{name}={getattr(arguments, name)} must be at least {least}.")
 
 
 def _is_json(value):

@@ -66,7 +66,8 @@ def main(argv=None):
         teacher_name="a BERT of 2 layers, 96 wide",
         analyzer=analyze,
     )
-    print(table)
+    if training.process_index == 0:
+        print(table)
     return report
 
 

@@ -65,7 +65,8 @@ def main(argv=None):
         student=(student, tokenizer),
         student_facts=student_facts,
     )
-    print(table)
+    if training.process_index == 0:
+        print(table)
     return report
 
 

@@ -14,7 +14,7 @@ ROOT = Path(distil_trainer.__file__).parent
 PIPELINE = [
     ["text", "labels", "compatibility", "inference", "run_folder", "data", "losses", "arguments", "sampler"],
     ["augmentation"],
-    ["label_store", "labeled_dataset", "labeling"],
+    ["label_store", "labeled_dataset", "teacher_key", "labeling"],
     ["loading", "students"],
     ["collator", "training_data", "fit"],
     ["trainer"],
