@@ -144,6 +144,8 @@ def test_a_length_that_the_exporter_froze_is_found(teacher, tokenizer, tmp_path,
 
 def test_a_length_beyond_the_model_is_refused(any_family_model, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_export, "_optimum_is_usable", lambda: False)
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.model_max_length = 10**6  # a tokenizer that does not say what its model can read
     with pytest.raises(ValueError, match="max_length=128: the PyTorch model itself cannot read 128 tokens"):
         export_onnx(any_family_model, tokenizer, tmp_path / "onnx", max_length=128)
 
