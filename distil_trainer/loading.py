@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig
 
 from distil_trainer.labels import label_permutation, model_label_names
@@ -15,9 +16,9 @@ logger = logging.getLogger(__name__)
 def load_classifier(name_or_path, *, revision=None, label_names=None, to_be_trained=False, trust_remote_code=False):
     """Load a sequence classifier and its fast tokenizer.
 
-    The model is in float32 whatever type the checkpoint has, in evaluation mode, and on the CPU. Where it came from
-    the Hub, `model.config._commit_hash` is the commit that was loaded. A tokenizer without a padding token (GPT-like
-    models) gets its end-of-text token as one, and the model is told.
+    The model is in float32 whatever type the checkpoint has, in evaluation mode, on the CPU. Where it came from the
+    Hub, `model.config._commit_hash` is the commit that was loaded, else it is `None`. A tokenizer without a padding
+    token (GPT-like models) gets its end-of-text token as one, and the model is told.
 
     Args:
         name_or_path (`str` or `os.PathLike`): a Hub id or a local folder.
@@ -41,6 +42,7 @@ def load_classifier(name_or_path, *, revision=None, label_names=None, to_be_trai
     _check_code_is_trusted(name, _config_dict(name, revision), trust_remote_code)
     tokenizer = _load_tokenizer(name, revision, trust_remote_code)
     model = _load_model(name, revision, label_names, to_be_trained, trust_remote_code)
+    model.config._commit_hash = _commit_hash(name, revision)
     rows, tokens = model.get_input_embeddings().num_embeddings, len(tokenizer)
     if tokens > rows:
         raise ValueError(
@@ -75,6 +77,15 @@ def _config_dict(name, revision):
         "folder that holds the model: in the recipes --teacher_model_name_or_path and --student_model_name_or_path "
         "take one."
     ) from cause
+
+
+def _commit_hash(name, revision):
+    """Return the commit that was loaded from the Hub, or `None` for a folder. transformers 5 does not keep it."""
+    if Path(name).is_dir():
+        return None
+    # The Hub's cache is laid out as snapshots/<commit>/config.json.
+    cached = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(cached).parent.name if isinstance(cached, str) else None
 
 
 def _check_code_is_trusted(name, config, trust_remote_code):

@@ -80,7 +80,9 @@ def name_teacher(config):
     path = config._name_or_path
     if Path(path).is_dir():
         return Path(path).resolve().name if path else f"an unnamed {config.model_type} classifier"
-    return f"{path} at revision {config._commit_hash}" if config._commit_hash else path
+    # Set by transformers 4.57 and by `load_classifier`, but not by transformers 5 itself.
+    revision = getattr(config, "_commit_hash", None)
+    return f"{path} at revision {revision}" if revision else path
 
 
 def _weights_hash(model):

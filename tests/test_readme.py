@@ -50,11 +50,12 @@ def test_the_readmes_python_block_runs_unmodified(hub, tmp_path, teacher, tokeni
     work.mkdir()
     _tiny_pipeline(spacy).to_disk(work / "en_core_web_sm")
 
-    result = hub.run(f"import os\nos.chdir({str(work)!r})\n{block}", tmp_path)
+    result = hub.run(f"import os\nos.chdir({str(work)!r})\n{block}\nprint(teacher.config._commit_hash)", tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     assert {"model.onnx", "model_quantized.onnx", "report.json"} <= {
         path.name for path in (work / "out/onnx").iterdir()
     }
+    assert re.fullmatch("[0-9a-f]{40}", result.stdout.split()[-1])  # the teacher's revision is known
     pushed = hub.files("model", "me/electra-small-sst2")
     assert pushed["model.safetensors"] == (work / "out/model.safetensors").read_bytes()
 
