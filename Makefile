@@ -19,6 +19,7 @@ test-v5: .venv-v5/ready
 	.venv-v5/bin/python -m pytest --durations=10
 
 bench: .venv/ready
+	mkdir -p outputs/bench
 	.venv/bin/python benchmarks/augmentation.py --output outputs/bench/augmentation.json
 	.venv/bin/python benchmarks/labeling.py --output outputs/bench/labeling.json
 	.venv/bin/python benchmarks/training_step.py --output outputs/bench/training_step.json

@@ -1,6 +1,6 @@
 """What a distillation step on cached logits costs beside a plain `Trainer` step, and what equal lengths save.
 
-    python benchmarks/training_step.py --model MODEL --train_file ROWS.parquet [--output step.json]
+    python benchmarks/training_step.py [--model MODEL] [--train_file ROWS.parquet] [--output step.json]
 
 Both trainers get the same student, rows, batches and optimizer; their steps alternate, so that a busy machine slows
 both. A step is all of it: rows are read and collated, forward, backward, clipping, optimizer.
@@ -25,13 +25,22 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 from distil_trainer.arguments import DistillationArguments
 from distil_trainer.trainer import DistillationTrainer
 
+SHARED = Path(__file__).resolve().parents[2] / "shared"
 BATCH_SIZE = 64
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder or Hub id of a classifier with a tokenizer")
-    parser.add_argument("--train_file", required=True, help="parquet file with columns sentence and label")
+    parser.add_argument(
+        "--model",
+        default=str(SHARED / "models" / "minilm-sst2"),
+        help="folder or Hub id of a classifier with a tokenizer",
+    )
+    parser.add_argument(
+        "--train_file",
+        default=str(SHARED / "data" / "sst2" / "train.parquet"),
+        help="parquet file with columns sentence and label",
+    )
     parser.add_argument("--num_layers", type=int, default=3, help="layers of the student")
     parser.add_argument("--steps", type=int, default=40, help="measured steps of each trainer")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

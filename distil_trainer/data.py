@@ -8,6 +8,7 @@ from datasets import ClassLabel, Features, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from distil_trainer.labels import label_permutation
+from distil_trainer.text import check_texts
 
 _FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
@@ -50,7 +51,9 @@ def load_splits(arguments, *, text_column="sentence", label_column="label", labe
         `dict[str, Dataset]` with keys `"train"`, `"validation"` and, where a test file is given, `"test"`.
 
     Raises:
-        ValueError: if a split has no source, cannot be read, is empty, lacks a column, or has unknown labels.
+        TypeError: if the column of texts holds something else.
+        ValueError: if a split has no source, cannot be read, is empty, lacks a column, or has an empty text or an
+            unknown label.
     """
     splits = {}
     for split in ("train", "validation", "test"):
@@ -122,13 +125,15 @@ def _check(dataset, source, text_column, label_column):
                 f"{source} has no column {name}={column!r}; its columns are {dataset.column_names}. "
                 f"Name one with --{name}."
             )
-    for name, column, legal in (("text_column", text_column, _is_text), ("label_column", label_column, _is_label)):
-        if not legal(dataset.features[column]):
-            raise ValueError(
-                f"{source}: {name}={column!r} holds {dataset.features[column]}. Texts must be strings, labels "
-                f"integers or names; anything else would be read as something it is not. Name "
-                f"another column with --{name}."
-            )
+    if not _is_label(dataset.features[label_column]):
+        raise ValueError(
+            f"{source}: label_column={label_column!r} holds {dataset.features[label_column]}, but labels must be "
+            "integers or names. Name another column with --label_column."
+        )
+    start = 0
+    for batch in dataset.select_columns(text_column).with_format("arrow").iter(batch_size=10_000):
+        check_texts(batch[text_column], source=source, column=text_column, first_row=start)
+        start += len(batch)
 
 
 def _is_text(feature):

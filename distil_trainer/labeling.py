@@ -7,7 +7,6 @@ import datasets
 import huggingface_hub
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 import xxhash
 from accelerate import PartialState
@@ -19,6 +18,7 @@ from distil_trainer.inference import predict_logits, torch_runner
 from distil_trainer.label_store import KEY_DTYPE, LogitStore, text_keys
 from distil_trainer.labeled_dataset import describe_teacher
 from distil_trainer.teacher_key import name_teacher, resolve_dtype, teacher_key
+from distil_trainer.text import check_texts
 
 logger = logging.getLogger(__name__)
 
@@ -287,7 +287,7 @@ class TeacherLabeler:
         lists = []
         for name in self._columns_read():
             if first_row is not None:
-                _check_texts(table[name], name, first_row)
+                check_texts(table[name], source="dataset", column=name, first_row=first_row)
             lists.append(table[name].to_pylist())
         return lists if len(lists) == 2 else (lists[0], None)
 
@@ -347,19 +347,6 @@ def _given_column(batch, name):
                 f"Column {name!r} holds {value!r} in row {row} of the batch; a teacher reads strings only."
             )
     return batch[name]
-
-
-def _check_texts(column, name, first_row):
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        raise TypeError(f"Column {name!r} is of type {column.type}; a teacher reads strings only.")
-    blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(column)), 0)
-    row = pc.index(pc.fill_null(blank, True), True).as_py()
-    if row >= 0:
-        raise ValueError(
-            f"Column {name!r} holds {column[row].as_py()!r} in row {first_row + row}: an empty text. The teacher "
-            "would answer with whatever it thinks of nothing, and the student would learn that. Remove such rows: "
-            f"`dataset.filter(lambda row: row[{name!r}] and row[{name!r}].strip())`."
-        )
 
 
 def _batches(texts):

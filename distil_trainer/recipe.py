@@ -2,10 +2,12 @@
 
 import copy
 import os
+from importlib.util import find_spec
 
 import numpy as np
 from accelerate import PartialState
 
+from distil_trainer.augmentation.analyzers import load_pipeline
 from distil_trainer.closing import close_run, measure, pytorch_contender, ship_once
 from distil_trainer.hub import check_can_push
 from distil_trainer.labeled_dataset import push_labeled_dataset
@@ -28,7 +30,8 @@ from distil_trainer.stages import (
 def open_run(arguments):
     """Claim the output folder for a run with these arguments, or take up the run that lies there.
 
-    Where the result is to be pushed, the right to push is checked first.
+    What would only fail hours later is found out first: packages that a late stage needs, the spaCy pipeline, and,
+    where the result is to be pushed, the right to push.
 
     Args:
         arguments (`tuple`): instances of `RECIPE_ARGUMENTS`, in that order.
@@ -37,9 +40,23 @@ def open_run(arguments):
         `RunFolder`
 
     Raises:
-        ValueError: if the folder holds another run; and what `check_can_push` raises.
+        ImportError: if a package that a stage needs is missing.
+        ValueError: if the folder holds another run; and what `check_can_push` and `load_pipeline` raise.
     """
-    training, shipping = arguments[0], arguments[-1]
+    training, _, _, augmentation, shipping = arguments
+    for package, extra in (("onnxruntime", "onnx"), ("matplotlib", "recipes")):
+        if find_spec(package) is None:
+            raise ImportError(
+                f"{package} is not installed, and the last stages of a recipe need it: "
+                f'pip install "distil_trainer[{extra}]".'
+            )
+    if augmentation.copies and training.text_pair_column is not None:
+        raise ValueError(
+            f"copies={augmentation.copies} with text_pair_column={training.text_pair_column!r}: only single texts can "
+            "be augmented; the second texts would be lost. Give --copies 0 to distil on the pairs as they are."
+        )
+    if augmentation.copies and augmentation.analyzer:
+        load_pipeline(augmentation.analyzer)
     state = PartialState()
     for repo_id, repo_type in _repositories(training, shipping):
         if state.is_main_process:

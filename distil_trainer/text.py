@@ -1,4 +1,4 @@
-"""The mask word: what augmentation writes into a text, and what every tokenizer reads as its own mask token."""
+"""What counts as a text, and the mask word that every tokenizer reads as its own mask token."""
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,3 +23,31 @@ def write_mask_token(texts, tokenizer):
         return texts
     replaced = pc.replace_substring(pa.array(texts, type=pa.large_string()), MASK_WORD, mask_token)
     return replaced.to_pylist()
+
+
+def check_texts(texts, *, source, column, first_row=0):
+    """Refuse a column that holds anything but strings, and a row whose text is missing or blank.
+
+    Args:
+        texts (`pyarrow.Array` or `pyarrow.ChunkedArray`): the column, or some rows of it.
+        source (`str`): what the rows come from, for the error.
+        column (`str`): the column's name, for the error.
+        first_row (`int`, *optional*, defaults to 0): row number of the first text.
+
+    Raises:
+        TypeError: if the column does not hold strings.
+        ValueError: if a text is missing or blank, with its row number.
+    """
+    if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
+        raise TypeError(
+            f"{source}: column {column!r} holds {texts.type}, but texts must be strings: name another column, or "
+            "turn its values into texts."
+        )
+    blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0)
+    row = pc.index(pc.fill_null(blank, True), True).as_py()
+    if row >= 0:
+        raise ValueError(
+            f"{source}: row {first_row + row} has {column}={texts[row].as_py()!r}, a missing or empty text. A "
+            "teacher would answer with whatever it thinks of nothing, and a student would learn that. Remove such "
+            f"rows: `dataset.filter(lambda row: row[{column!r}] and row[{column!r}].strip())`."
+        )

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from distil_trainer.labels import dataset_label_names, label_permutation
-from distil_trainer.text import write_mask_token
+from distil_trainer.text import check_texts, write_mask_token
 
 logger = logging.getLogger(__name__)
 
@@ -198,15 +198,7 @@ def _renumber(batch, new_index):
 def _check_texts(dataset, column, what, argument):
     _check_column(dataset, column, what, argument)
     for start, values in _column_batches(dataset, column):
-        if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
-            raise TypeError(f"{what}: column {column!r} holds {values.type}, but texts must be strings.")
-        empty = pc.fill_null(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(values)), 0), True)
-        if pc.any(empty).as_py():
-            row = int(np.argmax(empty.to_numpy(zero_copy_only=False)))
-            raise ValueError(
-                f"{what}: row {start + row} has {column}={values[row].as_py()!r}. A text must not be missing or "
-                "empty: the student would learn a label from padding. Filter such rows out."
-            )
+        check_texts(values, source=what, column=column, first_row=start)
 
 
 def _check_column(dataset, column, what, argument):

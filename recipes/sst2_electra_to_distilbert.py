@@ -43,6 +43,7 @@ def main(argv=None):
     training, data, models, _, _ = arguments
     teacher, teacher_tokenizer, splits = load_teacher_and_splits(models, data, training)
     label_names = dataset_label_names(splits["train"], training.label_column)
+    make_student(models, teacher, teacher_tokenizer, label_names, seed=0)  # so that an error comes now, not later
 
     run = open_run(arguments)
     if models.train_teacher:

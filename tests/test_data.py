@@ -100,7 +100,20 @@ def test_a_missing_column_is_named_with_those_that_are_there(tmp_path):
 def test_texts_that_are_numbers_are_refused(tmp_path):
     Dataset.from_dict({"sentence": [1.5, 2.5], "label": [0, 1]}).to_parquet(tmp_path / "a.parquet")
     file = str(tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match="Texts must be strings"):
+    with pytest.raises(TypeError, match="column 'sentence' holds double, but texts must be strings"):
+        load_splits(DataArguments(train_file=file, validation_file=file))
+
+
+def test_an_empty_text_is_refused_with_its_row(tmp_path):
+    file = _write(tmp_path, "a.tsv", [("good", 1), ("  ", 0)])
+    with pytest.raises(ValueError, match="row 1 has sentence='  ', a missing or empty text"):
+        load_splits(DataArguments(train_file=file, validation_file=file))
+
+
+def test_labels_that_are_neither_integers_nor_names_are_refused(tmp_path):
+    Dataset.from_dict({"sentence": ["a", "b"], "label": [0.5, 1.0]}).to_parquet(tmp_path / "a.parquet")
+    file = str(tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="labels must be integers or names"):
         load_splits(DataArguments(train_file=file, validation_file=file))
 
 

@@ -116,3 +116,63 @@ def test_a_launched_recipe_has_the_processes_it_was_given(sst2_arguments, tmp_pa
     assert report["run"]["processes"] == processes
     assert report["training"]["batch_size"] == 8 * processes
     assert result.stdout.count("macro-F1") == 1  # one table, however many processes
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "message"),
+    [
+        (["--analyzer", "en_core_web_sm_not_there"], OSError, "neither an installed spaCy pipeline nor a folder"),
+        (["--student_layers", "2", "9"], ValueError, "layers"),
+        (["--teacher_model_name_or_path", "nobody/nothing"], OSError, "--teacher_model_name_or_path"),
+        (["--text_pair_column", "label"], ValueError, "only single texts can be augmented"),
+        (["--text_column", "review"], ValueError, r"text_column='review'.*\['sentence', 'label'\]"),
+        (["--train_file", "absent.tsv"], ValueError, "'absent.tsv' is not a file"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_stage(sst2_arguments, tmp_path, words, error, message):
+    if "--analyzer" in words:
+        pytest.importorskip("spacy")
+    with pytest.raises(error, match=message):
+        load_recipe("sst2_electra_to_distilbert").main([*sst2_arguments, *words])
+    work = tmp_path / "out" / "work"
+    assert not work.exists() or [path.name for path in work.iterdir()] == ["run.json"]
+
+
+def test_a_missing_package_of_a_late_stage_is_named_at_once(sst2_arguments, monkeypatch):
+    monkeypatch.setattr("distil_trainer.recipe.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r'onnxruntime is not installed.*"distil_trainer\[onnx\]"'):
+        load_recipe("sst2_electra_to_distilbert").main(sst2_arguments)
+
+
+def test_a_recipe_without_teacher_or_student_says_which_argument_names_one(sst2_arguments):
+    recipe = load_recipe("sst2_electra_to_distilbert")
+    recipe.DEFAULTS = {**recipe.DEFAULTS, "student_model_name_or_path": None}
+    place = sst2_arguments.index("--student_layers")
+    without_layers = sst2_arguments[:place] + sst2_arguments[place + 3 :]
+    with pytest.raises(ValueError, match="--student_layers or --student_model_name_or_path"):
+        recipe.main(without_layers)
+    recipe.DEFAULTS = {**recipe.DEFAULTS, "teacher_model_name_or_path": None}
+    with pytest.raises(ValueError, match="--teacher_model_name_or_path"):
+        recipe.main(sst2_arguments[2:])
+
+
+def test_the_labels_of_teacher_and_data_must_agree_but_may_stand_in_another_order(sst2_arguments, tmp_path, teacher):
+    recipe = load_recipe("sst2_electra_to_distilbert")
+    straight = recipe.main(sst2_arguments)
+    config = json.loads((tmp_path / "teacher/config.json").read_text())
+    config["id2label"] = {"0": "spam", "1": "ham"}
+    config["label2id"] = {"spam": 0, "ham": 1}
+    (tmp_path / "teacher/config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"the teacher .* names its labels \['spam', 'ham'\]"):
+        recipe.main([*sst2_arguments, "--output_dir", str(tmp_path / "other")])
+
+    # The same teacher with its two outputs the other way round: every figure must stay what it was.
+    with torch.no_grad():
+        for parameter in teacher.classifier.parameters():
+            parameter.copy_(parameter.flip(0))
+    teacher.config.id2label, teacher.config.label2id = {0: "positive", 1: "negative"}, {"positive": 0, "negative": 1}
+    teacher.save_pretrained(tmp_path / "teacher")
+    turned = recipe.main([*sst2_arguments, "--output_dir", str(tmp_path / "turned")])
+    for row, other in zip(straight["models"], turned["models"], strict=True):
+        if row["role"] in ("teacher", "student", "onnx fp32"):
+            assert row["evaluation"]["validation"]["accuracy"] == other["evaluation"]["validation"]["accuracy"]
