@@ -117,8 +117,6 @@ def _load_hub_split(arguments, split):
 
 
 def _check(dataset, source, text_column, label_column):
-    if not len(dataset):
-        raise ValueError(f"{source} has no rows.")
     for name, column in (("text_column", text_column), ("label_column", label_column)):
         if column not in dataset.column_names:
             raise ValueError(
