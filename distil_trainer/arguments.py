@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import math
+import os
 import sys
 import types
 import typing
@@ -69,6 +70,10 @@ class DistillationArguments(TrainingArguments):
         # Without this, accelerate 1.15 gives the processes of a launcher on a CPU machine one world each: every one of
         # them is the main process and trains alone. The device is asked for to fix that state now.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        # A launcher's choice, which accelerate would follow without a word here.
+        launched_precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        if launched_precision in ("bf16", "fp16") and not (self.bf16 or self.fp16):
+            setattr(self, launched_precision, True)
         super().__post_init__()
         self.device  # noqa: B018
         if not (math.isfinite(self.temperature) and self.temperature > 0):
@@ -89,6 +94,11 @@ class DistillationArguments(TrainingArguments):
             )
         if self.logit_loss not in LOGIT_LOSSES:
             raise ValueError(f"logit_loss={self.logit_loss!r}: choose one of {', '.join(LOGIT_LOSSES)}.")
+        if self.text_pair_column == self.text_column:
+            raise ValueError(
+                f"text_pair_column={self.text_pair_column!r} is text_column too: every text would be paired with "
+                "itself. Name another column, or leave it out."
+            )
         if self.max_length < 3:
             raise ValueError(
                 f"max_length={self.max_length}: special tokens count too, so fewer than 3 would leave no text."

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-_UNLABELLED = (None, -1, -100)
+from distil_trainer.labels import UNLABELLED
 
 
 class DistillationCollator:
@@ -60,7 +60,7 @@ class DistillationCollator:
             batch["teacher_logits"] = torch.from_numpy(logits)
         for name in ("labels", "label"):
             if name in rows[0]:
-                labels = [-100 if row[name] in _UNLABELLED else row[name] for row in rows]
+                labels = [-100 if row[name] in UNLABELLED else row[name] for row in rows]
                 batch["labels"] = torch.tensor(labels, dtype=torch.int64)
                 break
         return batch

@@ -4,10 +4,11 @@ import csv
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from datasets import ClassLabel, Features, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
-from distil_trainer.labels import label_permutation
+from distil_trainer.labels import UNLABELLED, label_permutation, renumber
 from distil_trainer.text import check_texts
 
 _FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
@@ -34,7 +35,9 @@ class DataArguments:
                 raise ValueError(f"{name}={value} must be at least 1; leave it out to keep every row.")
 
 
-def load_splits(arguments, *, text_column="sentence", label_column="label", label_names=None, seed=0):
+def load_splits(
+    arguments, *, text_column="sentence", text_pair_column=None, label_column="label", label_names=None, seed=0
+):
     """Load the train, validation and test splits that `arguments` names, with labels as `ClassLabel`.
 
     Label names come from the training split, else from `label_names`; the other splits are brought to the same
@@ -43,6 +46,7 @@ def load_splits(arguments, *, text_column="sentence", label_column="label", labe
     Args:
         arguments (`DataArguments`): where the splits are, and how many rows to keep.
         text_column (`str`): the column of texts.
+        text_pair_column (`str`, *optional*): the column of second texts.
         label_column (`str`): the column of gold labels, as integers or names.
         label_names (`list[str]`, *optional*): names for integer labels of a training split that carries none.
         seed (`int`): draws the kept rows.
@@ -53,21 +57,24 @@ def load_splits(arguments, *, text_column="sentence", label_column="label", labe
     Raises:
         TypeError: if the column of texts holds something else.
         ValueError: if a split has no source, cannot be read, is empty, lacks a column, or has an empty text or an
-            unknown label.
+            unknown label; and if a row of a split to be scored has no label.
     """
     splits = {}
+    text_columns = [column for column in (text_column, text_pair_column) if column is not None]
     for split in ("train", "validation", "test"):
         file = getattr(arguments, f"{split}_file")
         if file is not None:
-            splits[split] = load_file(file, text_column=text_column)
+            splits[split] = load_file(file, text_columns=text_columns)
         elif split != "test":
             splits[split] = _load_hub_split(arguments, split)
     train_names = None
     for split, dataset in splits.items():
         source = getattr(arguments, f"{split}_file") or f"{arguments.dataset_name} ({split})"
-        _check(dataset, source, text_column, label_column)
+        _check(dataset, source, text_column, text_pair_column, label_column)
         splits[split] = _with_label_names(dataset, source, label_column, train_names, label_names)
         train_names = splits["train"].features[label_column].names
+        if split != "train":
+            _check_labelled(splits[split], source, label_column)
     for split in ("train", "validation"):
         keep = getattr(arguments, f"max_{split}_samples")
         if keep is not None and keep < len(splits[split]):
@@ -75,7 +82,7 @@ def load_splits(arguments, *, text_column="sentence", label_column="label", labe
     return splits
 
 
-def load_file(path, *, text_column="sentence"):
+def load_file(path, *, text_columns=("sentence",)):
     """Load one file of rows by its ending. TSV is read with quoting off; "NA" and the like stay text.
 
     Raises:
@@ -90,7 +97,7 @@ def load_file(path, *, text_column="sentence"):
         )
     options = {}
     if _FORMATS[path.suffix] == "csv":
-        options = {"keep_default_na": False, "na_filter": False, "converters": {text_column: str}}
+        options = {"keep_default_na": False, "na_filter": False, "converters": dict.fromkeys(text_columns, str)}
         if path.suffix == ".tsv":
             options |= {"sep": "\t", "quoting": csv.QUOTE_NONE}
     try:
@@ -116,8 +123,10 @@ def _load_hub_split(arguments, split):
         ) from error
 
 
-def _check(dataset, source, text_column, label_column):
-    for name, column in (("text_column", text_column), ("label_column", label_column)):
+def _check(dataset, source, text_column, text_pair_column, label_column):
+    texts = {"text_column": text_column, "text_pair_column": text_pair_column}
+    texts = {name: column for name, column in texts.items() if column is not None}
+    for name, column in {**texts, "label_column": label_column}.items():
         if column not in dataset.column_names:
             raise ValueError(
                 f"{source} has no column {name}={column!r}; its columns are {dataset.column_names}. "
@@ -129,8 +138,9 @@ def _check(dataset, source, text_column, label_column):
             "integers or names. Name another column with --label_column."
         )
     start = 0
-    for batch in dataset.select_columns(text_column).with_format("arrow").iter(batch_size=10_000):
-        check_texts(batch[text_column], source=source, column=text_column, first_row=start)
+    for batch in dataset.select_columns(list(texts.values())).with_format("arrow").iter(batch_size=10_000):
+        for column in texts.values():
+            check_texts(batch[column], source=source, column=column, first_row=start)
         start += len(batch)
 
 
@@ -143,32 +153,47 @@ def _is_label(feature):
 
 
 def _with_label_names(dataset, source, label_column, wanted_names, default_names):
-    """Cast the label column to a `ClassLabel` of the wanted names; of its own names where none are wanted."""
+    """Number the labels by the wanted names, or by its own where none are wanted; -1 where a row has none."""
     feature = dataset.features[label_column]
     if isinstance(feature, ClassLabel):
         if wanted_names is None or feature.names == wanted_names:
             return dataset
-        label_permutation(feature.names, wanted_names, given=source, wanted="the training split")
-        dataset = dataset.map(
-            lambda batch: {
-                label_column: [name if name is None else feature.int2str(name) for name in batch[label_column]]
-            },
-            batched=True,
-            features=Features({**dataset.features, label_column: Value("string")}),
-        )
-        return dataset.cast_column(label_column, ClassLabel(names=wanted_names))
-    values = sorted(value for value in dataset.unique(label_column) if value is not None)
-    if _is_text(feature):
-        names, legal = wanted_names or values, set(wanted_names or values)
+        permutation = label_permutation(feature.names, wanted_names, given=source, wanted="the training split")
+        names, number_of = wanted_names, dict(enumerate(np.argsort(permutation).tolist()))
     else:
-        names = wanted_names or default_names or [str(value) for value in range(max(values, default=-1) + 1)]
-        legal = {-1, *range(len(names))}
-    unknown = [value for value in values if value not in legal]
-    if unknown:
+        values = sorted(value for value in dataset.unique(label_column) if value not in UNLABELLED)
+        if _is_text(feature):
+            names = wanted_names or values
+            number_of = {name: number for number, name in enumerate(names) if name.strip()}
+        else:
+            names = wanted_names or default_names or [str(value) for value in range(max(values, default=-1) + 1)]
+            number_of = {number: number for number in range(len(names))}
+        unknown = [value for value in values if value not in number_of]
+        if unknown:
+            raise ValueError(
+                f"{source}: label_column={label_column!r} holds {unknown[:5]}, which are none of the labels {names}. "
+                "A model would be trained or scored on labels it does not have: correct the file, or drop those rows."
+            )
+        if len(names) < 2:
+            raise ValueError(f"{source}: every row has the label {names}. A classifier needs at least two.")
+    return dataset.map(
+        _renumber,
+        batched=True,
+        fn_kwargs={"label_column": label_column, "number_of": number_of},
+        features=Features({**dataset.features, label_column: ClassLabel(names=names)}),
+        desc="Numbering labels",
+    )
+
+
+def _renumber(batch, label_column, number_of):
+    return {label_column: renumber(batch[label_column], number_of, unlabelled=-1)}
+
+
+def _check_labelled(dataset, source, label_column):
+    labels = np.array([-1 if label is None else label for label in dataset[label_column]])
+    unlabelled = np.flatnonzero(labels < 0)
+    if len(unlabelled):
         raise ValueError(
-            f"{source}: label_column={label_column!r} holds {unknown[:5]}, which are none of the labels {names}. A "
-            "model would be trained or scored on labels it does not have: correct the file, or drop those rows."
+            f"{source}: {len(unlabelled)} of {len(dataset)} rows have no label (the first is row {unlabelled[0]}), "
+            "and a model can be scored on labelled rows only: drop the others from this split."
         )
-    if len(names) < 2:
-        raise ValueError(f"{source}: every row has the label {names}. A classifier needs at least two.")
-    return dataset.cast_column(label_column, ClassLabel(names=names))

@@ -4,6 +4,9 @@ import re
 
 from datasets import ClassLabel
 
+# What data sets write where a row has no label.
+UNLABELLED = (None, -1, -100)
+
 
 def model_label_names(config):
     """Return a model's label names in logit order, or `None` where they are only the placeholders `LABEL_0`, ...
@@ -56,3 +59,17 @@ def label_permutation(given_names, wanted_names, *, given, wanted):
         )
     permutation = [given_keys.index(key) for key in wanted_keys]
     return None if permutation == list(range(len(permutation))) else permutation
+
+
+def renumber(labels, number_of, unlabelled):
+    """Translate labels to numbers, and every sign of "no label" (see `UNLABELLED`) to one.
+
+    Args:
+        labels (`Iterable`): labels as they stand in a data set.
+        number_of (`Mapping`): the number of each label.
+        unlabelled (`int`): the number for rows without a label.
+
+    Returns:
+        `list[int]`
+    """
+    return [unlabelled if label in UNLABELLED else number_of[label] for label in labels]

@@ -1,5 +1,4 @@
-"""Distillation losses on logits: pure functions of tensors, computed in float32, each a mean over the rows of a "
-"batch."""
+"""Distillation losses on logits: pure functions of tensors, computed in float32, each a mean over rows."""
 
 from torch.nn import functional as F
 

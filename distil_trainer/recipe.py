@@ -13,7 +13,6 @@ from distil_trainer.hub import check_can_push
 from distil_trainer.labeled_dataset import push_labeled_dataset
 from distil_trainer.labeling import TeacherLabeler
 from distil_trainer.labels import dataset_label_names
-from distil_trainer.latency import cpu_name
 from distil_trainer.recipe_arguments import run_settings
 from distil_trainer.run_folder import RunFolder
 from distil_trainer.stages import (
@@ -24,7 +23,9 @@ from distil_trainer.stages import (
     short_name,
     split_facts,
     train_once,
+    without_leaks,
 )
+from distil_trainer.teacher_key import weights_hash
 
 
 def open_run(arguments):
@@ -50,6 +51,11 @@ def open_run(arguments):
                 f"{package} is not installed, and the last stages of a recipe need it: "
                 f'pip install "distil_trainer[{extra}]".'
             )
+    if training.resume_from_checkpoint is not None:
+        raise ValueError(
+            f"resume_from_checkpoint={training.resume_from_checkpoint!r}: a recipe goes on by itself from where "
+            "its output folder stands. Leave it out."
+        )
     if augmentation.copies and training.text_pair_column is not None:
         raise ValueError(
             f"copies={augmentation.copies} with text_pair_column={training.text_pair_column!r}: only single texts can "
@@ -70,8 +76,8 @@ def open_run(arguments):
 def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_facts, teacher_name=None, analyzer=None):
     """Go the whole road from a teacher and an untrained student to a published folder, each stage once per run.
 
-    The control is the student's copy: the same initial weights, optimizer steps, batches and schedule, on the
-    gold labels of the original sentences, without the teacher and without augmentation.
+    The control is the student's copy: the same initial weights, number of steps, batch size and schedule, on the
+    gold labels of the original sentences. It lacks the teacher and the augmentation.
 
     Args:
         run (`RunFolder`): see `open_run`.
@@ -92,11 +98,13 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
     facts = run_facts(run, recipe, argv, training)
     evaluation_splits = {name: split for name, split in splits.items() if name != "train"}
     (teacher, teacher_tokenizer), (student, tokenizer) = teacher, student
+    train, dropped = without_leaks(splits["train"], evaluation_splits.values(), training)
     control = copy.deepcopy(student)
 
     transfer_set, transfer_facts = make_transfer_set(
-        run, splits["train"], evaluation_splits.values(), augmentation, training, analyzer=analyzer
+        run, train, evaluation_splits.values(), augmentation, training, analyzer=analyzer
     )
+    transfer_facts |= {reason: transfer_facts[reason] + rows for reason, rows in dropped.items()}
     labeler = TeacherLabeler(
         teacher,
         teacher_tokenizer,
@@ -105,21 +113,32 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
         max_length=training.max_length,
         teacher_name=teacher_name,
     )
+    _check_same_models(run, labeler.fingerprint, weights_hash(student))
     transfer_set = labeler.map(transfer_set)
     teacher_logits = {
         ("teacher", name): np.asarray(labeler.map(split)["teacher_logits"], dtype=np.float32)
         for name, split in evaluation_splits.items()
     }
 
-    student, steps = train_once(run, "student", student, tokenizer, transfer_set, splits["validation"], training)
+    student, steps = train_once(
+        run,
+        "student",
+        student,
+        tokenizer,
+        transfer_set,
+        splits["validation"],
+        training,
+        trust_remote_code=models.trust_remote_code,
+    )
     control, _ = train_once(
         run,
         "control",
         control,
         tokenizer,
-        splits["train"],
+        train,
         splits["validation"],
         gold_label_arguments(training, max_steps=steps),
+        trust_remote_code=models.trust_remote_code,
     )
     onnx_contenders, shipped = ship_once(run, student, tokenizer, splits["validation"], training, shipping)
     contenders = [
@@ -132,7 +151,7 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
     used_for = ["the int8 file"] + ["the best checkpoint"] * training.load_best_model_at_end
     teacher_path = models.teacher_model_name_or_path
     report_parts = {
-        "run": {**facts, "cpu": cpu_name()},
+        "run": facts,
         "task": {
             "language": shipping.language,
             "labels": dataset_label_names(splits["train"], training.label_column),
@@ -149,7 +168,7 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
         "student": student_facts,
         "data": {
             name: split_facts(
-                split,
+                train if name == "train" else split,
                 getattr(data, f"{name}_file") or data.dataset_name or "generated text",
                 used_for if name == "validation" else None,
             )
@@ -169,11 +188,25 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
     return report, table
 
 
+def _check_same_models(run, teacher_key, student_key):
+    """Refuse to go on with a run whose teacher or untrained student is no longer what it was at the first start."""
+    now = {"teacher": teacher_key, "student": student_key}
+    for role, key in run.value("models", lambda: now).items():
+        if key != now[role]:
+            raise ValueError(
+                f"The {role} is not the one that this run was begun with: its weights, configuration or tokenizer "
+                "have changed in the meantime. The stages that are finished belong to the old one: give another "
+                "--output_dir."
+            )
+
+
 def _repositories(training, shipping):
     """Return (id, type) of every repository that the run will push to."""
     repositories = []
     if training.push_to_hub:
-        repositories.append((training.hub_model_id or os.path.basename(os.path.abspath(training.output_dir)), "model"))
+        repositories.append(
+            (training.hub_model_id or os.path.basename(os.path.realpath(training.output_dir)), "model")
+        )
     if shipping.hub_dataset_id:
         repositories.append((shipping.hub_dataset_id, "dataset"))
     return repositories

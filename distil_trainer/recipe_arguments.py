@@ -22,6 +22,7 @@ class ModelArguments:
     train_teacher: bool = field(default=False, metadata={"help": "Fine-tune the teacher on the training split first."})
     teacher_learning_rate: float = field(default=2e-5, metadata={"help": "Peak learning rate of that fine-tuning."})
     teacher_num_train_epochs: float = field(default=3.0, metadata={"help": "Epochs of that fine-tuning."})
+    teacher_max_steps: int = field(default=-1, metadata={"help": "Steps of that fine-tuning, in place of epochs."})
     student_model_name_or_path: str | None = field(default=None, metadata={"help": "Student: Hub id or local folder."})
     student_layers: list[int] | None = field(
         default=None,
@@ -81,28 +82,34 @@ RECIPE_ARGUMENTS = (DistillationArguments, DataArguments, ModelArguments, Augmen
 
 # What says where and how a run works, but does not change its result.
 _NOT_SETTINGS = {
-    "output_dir", "logging_dir", "use_cpu", "push_to_hub", "hub_model_id", "hub_token", "hub_private_repo",
-    "hub_dataset_id", "hub_card", "test_file", "augmentation_num_proc", "report_to", "disable_tqdm", "logging_steps",
-    "dataloader_num_workers", "dataloader_pin_memory", "ddp_timeout", "ddp_backend", "local_rank", "save_steps",
-    "save_total_limit",
+    "output_dir", "logging_dir", "overwrite_output_dir", "run_name", "use_cpu", "push_to_hub", "hub_model_id",
+    "hub_token", "hub_private_repo", "hub_strategy", "hub_always_push", "hub_revision", "hub_dataset_id", "hub_card",
+    "license", "language", "augmentation_num_proc", "report_to", "disable_tqdm", "log_level", "log_level_replica",
+    "logging_first_step", "dataloader_num_workers", "dataloader_pin_memory", "ddp_timeout", "ddp_backend",
+    "local_rank", "per_device_eval_batch_size",
 }  # fmt: skip
+# These decide which checkpoint is best, where the best one is kept.
+_SETTINGS_OF_BEST_CHECKPOINT = {"save_steps", "save_total_limit", "logging_steps"}
 
 
 def run_settings(arguments):
     """Return what decides a run's result: every argument that differs from its default, and each input file's hash.
 
     Args:
-        arguments (`Iterable`): instances of `RECIPE_ARGUMENTS`.
+        arguments (`tuple`): instances of `RECIPE_ARGUMENTS`, in that order.
 
     Returns:
         `dict` of JSON values, for `RunFolder`.
     """
     settings = {}
+    not_settings = _NOT_SETTINGS
+    if not arguments[0].load_best_model_at_end:
+        not_settings = _NOT_SETTINGS | _SETTINGS_OF_BEST_CHECKPOINT
     for instance in arguments:
         for each in dataclasses.fields(instance):
             value = getattr(instance, each.name)
             default = each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
-            if not each.init or each.name in _NOT_SETTINGS or value == default or not _is_json(value):
+            if not each.init or each.name in not_settings or value == default or not _is_json(value):
                 continue
             settings[each.name] = value
             if each.name.endswith("_file") and os.path.isfile(value):

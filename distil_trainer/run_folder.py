@@ -4,14 +4,17 @@ import json
 import logging
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
 from accelerate import PartialState
+from filelock import FileLock, Timeout
 
 logger = logging.getLogger(__name__)
 
 _RUN_FILE = "run.json"
+_LOCK_FILE = "lock"
 
 
 class RunFolder:
@@ -25,7 +28,7 @@ class RunFolder:
         settings (`dict`): everything that decides the result, as JSON values: the same settings mean the same run.
 
     Raises:
-        ValueError: if the folder holds a run with other settings, or files that are no run at all.
+        ValueError: if the folder holds a run with other settings, or files that are no run at all, or is in use.
     """
 
     def __init__(self, folder, settings):
@@ -33,6 +36,8 @@ class RunFolder:
         self._work = self.folder / "work"
         state = PartialState()
         if state.is_main_process:
+            self._refuse_foreign_files()
+            self._lock()
             self._claim(json.loads(json.dumps(settings, sort_keys=True)))
         state.wait_for_everyone()
 
@@ -74,10 +79,29 @@ class RunFolder:
         """Return the JSON value that `build()` computes, from `work/<name>.json` where it was computed before."""
         return json.loads(self.once(f"{name}.json", lambda path: path.write_text(json.dumps(build()))).read_text())
 
+    def _refuse_foreign_files(self):
+        if self.folder.is_dir() and any(self.folder.iterdir()) and not self._work.is_dir():
+            raise ValueError(
+                f"output_dir={str(self.folder)!r} is not empty and holds no run of ours; its files could be "
+                "overwritten. Give an empty or new --output_dir."
+            )
+
+    def _lock(self):
+        """Keep other processes out for as long as this object lives."""
+        self._work.mkdir(parents=True, exist_ok=True)
+        try:
+            self._held = FileLock(self.path(_LOCK_FILE), timeout=0, is_singleton=True)
+            self._held.acquire()
+        except Timeout as error:
+            raise ValueError(
+                f"output_dir={str(self.folder)!r} is in use by a run that is still going. Two runs would "
+                "overwrite each other's stages: wait for it, or give another --output_dir."
+            ) from error
+
     def _claim(self, settings):
         run_file = self.path(_RUN_FILE)
         # A run that failed before its first stage was done (a wrong path, say) left nothing worth keeping.
-        if run_file.is_file() and {path.name for path in self._work.iterdir()} > {_RUN_FILE}:
+        if run_file.is_file() and {path.name for path in self._work.iterdir()} - {_RUN_FILE, _LOCK_FILE}:
             earlier = json.loads(run_file.read_text())
             differences = [
                 f"{name}: {earlier.get(name, 'not given')!r} there, {settings.get(name, 'not given')!r} now"
@@ -90,12 +114,6 @@ class RunFolder:
                     "mix two runs' results: give another --output_dir, or delete that folder."
                 )
             return
-        if self.folder.is_dir() and any(self.folder.iterdir()) and not _is_claim(self._work):
-            raise ValueError(
-                f"output_dir={str(self.folder)!r} is not empty and holds no run of ours; its files could be "
-                "overwritten. Give an empty or new --output_dir."
-            )
-        self._work.mkdir(parents=True, exist_ok=True)
         temporary = self.path(_RUN_FILE + ".tmp")
         temporary.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
         os.replace(temporary, run_file)
@@ -120,11 +138,7 @@ def _is_complete(checkpoint):
         return False
     world_size = PartialState().num_processes
     ranks = ["rng_state.pth"] if world_size == 1 else [f"rng_state_{rank}.pth" for rank in range(world_size)]
-    return all((checkpoint / name).is_file() for name in ranks)
-
-
-def _is_claim(work):
-    return work.is_dir() and {path.name for path in work.iterdir()} <= {_RUN_FILE, _RUN_FILE + ".tmp"}
+    return all(zipfile.is_zipfile(checkpoint / name) for name in ranks)  # what `torch.save` writes ends in an index
 
 
 def _remove(path):

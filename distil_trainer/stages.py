@@ -16,11 +16,12 @@ from pathlib import Path
 import xxhash
 from accelerate import PartialState
 from datasets import load_from_disk
-from transformers import set_seed
+from transformers import TrainerState, set_seed
 
 from distil_trainer.augmentation import RuleAugmenter, drop_duplicates_and_leaks, operator_counts
 from distil_trainer.data import load_splits
 from distil_trainer.labels import dataset_label_names, label_permutation, model_label_names
+from distil_trainer.latency import cpu_name
 from distil_trainer.loading import load_classifier
 from distil_trainer.run_folder import last_complete_checkpoint
 from distil_trainer.students import student_from_teacher
@@ -50,6 +51,7 @@ def load_teacher_and_splits(models, data, training):
     splits = load_splits(
         data,
         text_column=training.text_column,
+        text_pair_column=training.text_pair_column,
         label_column=training.label_column,
         label_names=teacher_names,
         seed=training.seed,
@@ -71,6 +73,35 @@ def _load_teacher(models, label_names):
         to_be_trained=models.train_teacher,
         trust_remote_code=models.trust_remote_code,
     )
+
+
+def without_leaks(train, evaluation_splits, training):
+    """Drop from a training split what stands in evaluation splits, and repeated texts.
+
+    It comes before everything that trains, so that teacher, student and control are denied the same rows. Pairs are
+    left as they are: a first text that occurs twice does not make a pair occur twice.
+
+    Args:
+        train (`Dataset`): rows to train on.
+        evaluation_splits (`Iterable[Dataset]`): splits that models are selected or scored on.
+        training (`DistillationArguments`): names the columns.
+
+    Returns:
+        `tuple[Dataset, dict[str, int]]`: the rows left, and how many were dropped for which reason.
+
+    Raises:
+        ValueError: if no row is left.
+    """
+    if training.text_pair_column is not None:
+        return train, {"duplicates": 0, "in_evaluation_data": 0}
+    texts = [text for split in evaluation_splits for text in split[training.text_column]]
+    kept, counts = drop_duplicates_and_leaks(train, texts, text_column=training.text_column)
+    if not len(kept):
+        raise ValueError(
+            f"All {len(train)} training texts stand in the evaluation splits too, so nothing is left to train on: "
+            "give splits that differ."
+        )
+    return kept, {name: counts[name] for name in ("duplicates", "in_evaluation_data")}
 
 
 def make_student(models, teacher, teacher_tokenizer, label_names, *, seed):
@@ -134,11 +165,7 @@ def make_transfer_set(run, train, evaluation_splits, augmentation, training, *, 
                 num_proc=processes if processes > 1 else None,
                 desc="Augmenting",
             )
-        transfer, counts = drop_duplicates_and_leaks(
-            transfer,
-            [text for split in evaluation_splits for text in split[training.text_column]],
-            text_column=training.text_column,
-        )
+        transfer, counts = without_leaks(transfer, evaluation_splits, training)
         transfer.save_to_disk(path)
         facts = {
             "rows": len(transfer),
@@ -153,7 +180,7 @@ def make_transfer_set(run, train, evaluation_splits, augmentation, training, *, 
     return load_from_disk(folder), json.loads((folder / "facts.json").read_text())
 
 
-def train_once(run, name, model, tokenizer, train_dataset, eval_dataset, training):
+def train_once(run, name, model, tokenizer, train_dataset, eval_dataset, training, *, trust_remote_code=False):
     """Train a model with `DistillationTrainer`, going on from the last checkpoint of an earlier start.
 
     Args:
@@ -164,39 +191,46 @@ def train_once(run, name, model, tokenizer, train_dataset, eval_dataset, trainin
         train_dataset (`Dataset`): a labelled transfer set, or a split with gold labels.
         eval_dataset (`Dataset`): the validation split; used only with `eval_strategy`.
         training (`DistillationArguments`): how to train. `output_dir` is replaced by a folder of the run.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): the model may bring its own Python files.
 
     Returns:
         `tuple[PreTrainedModel, int]`: the trained model, and the number of optimizer steps.
     """
+    checkpoints = str(run.path(f"{name}-checkpoints"))
     if not run.is_finished(name):
         arguments = copy.copy(training)
-        arguments.output_dir = str(run.path(f"{name}-checkpoints"))
+        arguments.output_dir = checkpoints
         arguments.push_to_hub = False
         arguments.dataloader_pin_memory = arguments.device.type == "cuda"  # elsewhere it only warns
         compute_metrics = None
         if arguments.eval_strategy != "no":
             from distil_trainer.metrics import compute_metrics  # importing `evaluate` takes seconds
-        trainer = DistillationTrainer(
-            model,
-            arguments,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=tokenizer,
-            compute_metrics=compute_metrics,
-        )
-        trainer.train(resume_from_checkpoint=last_complete_checkpoint(arguments.output_dir))
+        state, best = _finished_training(checkpoints)
+        if state is None:
+            trainer = DistillationTrainer(
+                model,
+                arguments,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=tokenizer,
+                compute_metrics=compute_metrics,
+            )
+            trainer.train(resume_from_checkpoint=last_complete_checkpoint(checkpoints))
+            state = trainer.state
+        else:
+            model, _ = load_classifier(best, trust_remote_code=trust_remote_code)
 
         def save(path):
             model.save_pretrained(path)
             tokenizer.save_pretrained(path)
-            trainer.state.save_to_json(str(path / "trainer_state.json"))
+            state.save_to_json(str(path / "trainer_state.json"))
 
         run.once(name, save)
-        if PartialState().is_main_process:
-            shutil.rmtree(arguments.output_dir, ignore_errors=True)
+    if PartialState().is_main_process:
+        shutil.rmtree(checkpoints, ignore_errors=True)
     folder = run.path(name)
     steps = json.loads((folder / "trainer_state.json").read_text())["global_step"]
-    return load_classifier(folder)[0], steps
+    return load_classifier(folder, trust_remote_code=trust_remote_code)[0], steps
 
 
 def gold_label_arguments(training, **changes):
@@ -230,23 +264,53 @@ def hub_id(name_or_path):
 
 
 def run_facts(run, recipe, argv, training):
-    """Return the report's part `run`: what was started, when, on what. The first call of a run decides the date."""
-    words = sys.argv[1:] if argv is None else argv
+    """Return the report's part `run`: what was started, when, on what. The first call of a run decides it."""
+    processes = PartialState().num_processes
+    launcher = "accelerate launch" if processes == 1 else f"torchrun --nproc_per_node {processes}"
+    words = _public_words(sys.argv[1:] if argv is None else argv)
     return run.value(
         "facts",
         lambda: {
             "recipe": recipe,
-            "command": f"accelerate launch recipes/{recipe} {shlex.join(words)}".strip(),
+            "command": f"{launcher} recipes/{recipe} {shlex.join(words)}".strip(),
             "seed": training.seed,
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "device": str(training.device),
-            "processes": PartialState().num_processes,
+            "cpu": cpu_name(),
+            "processes": processes,
             "versions": {
                 "python": platform.python_version(),
                 **{name: version(name) for name in ("torch", "transformers", "datasets", "accelerate")},
             },
         },
     )
+
+
+def _public_words(words):
+    """Return a command line without its secrets, and without the folders of this machine."""
+    public, skip = [], False
+    for word in words:
+        option = word.split("=")[0]
+        if not (skip or option == "--hub_token"):
+            public.append(Path(word).name if os.path.isabs(word) else word)
+        skip = word == "--hub_token"
+    return public
+
+
+def _finished_training(checkpoints):
+    """Find a training that reached its last step but was cut off before its result was kept.
+
+    `Trainer` resumed from there would take one step more.
+
+    Returns:
+        `tuple[TrainerState, str]`: its state and the checkpoint whose weights are the result; `(None, None)` if the
+        training is still to be done.
+    """
+    checkpoint = last_complete_checkpoint(checkpoints)
+    if checkpoint is None:
+        return None, None
+    state = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
+    return (state, state.best_model_checkpoint or checkpoint) if state.global_step >= state.max_steps else (None, None)
 
 
 def _content_hash(dataset):
@@ -259,8 +323,9 @@ def _content_hash(dataset):
 
 def _augmentation_settings(augmentation, analyzer, seed):
     settings = {**dataclasses.asdict(augmentation), "seed": seed}
-    settings["analyzer"] = (
-        analyzer.__name__ if analyzer else augmentation.analyzer and short_name(augmentation.analyzer)
-    )
+    if analyzer is not None:
+        settings["analyzer"] = getattr(analyzer, "__name__", type(analyzer).__name__)
+    elif augmentation.analyzer is not None:
+        settings["analyzer"] = short_name(augmentation.analyzer)
     del settings["augmentation_num_proc"]
     return settings

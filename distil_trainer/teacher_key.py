@@ -27,7 +27,7 @@ def teacher_key(teacher, tokenizer, *, max_length, dtype, pairs):
     config = {name: value for name, value in teacher.config.to_diff_dict().items() if name not in _NOT_IN_KEY}
     facts = {
         "format": 1,
-        "weights": _weights_hash(teacher),
+        "weights": weights_hash(teacher),
         "class": type(teacher).__name__,
         "config": config,
         "label_names": [teacher.config.id2label[index] for index in range(teacher.config.num_labels)],
@@ -85,7 +85,7 @@ def name_teacher(config):
     return f"{path} at revision {revision}" if revision else path
 
 
-def _weights_hash(model):
+def weights_hash(model):
     digest = xxhash.xxh3_128()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

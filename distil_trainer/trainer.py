@@ -52,7 +52,8 @@ class DistillationTrainer(Trainer):
         teacher (`PreTrainedModel`, *optional*): computes the logits in every step; it must read the student's tokens.
             It is put into evaluation mode and frozen.
         data_collator (`Callable`, *optional*, defaults to `DistillationCollator(processing_class)`): makes the
-        batches. compute_metrics, callbacks, model_init, optimizers, preprocess_logits_for_metrics: as in `Trainer`.
+            batches.
+        compute_metrics, callbacks, model_init, optimizers, preprocess_logits_for_metrics: as in `Trainer`.
 
     Raises:
         TypeError: if `args` or a data set is of the wrong type.
@@ -63,7 +64,8 @@ class DistillationTrainer(Trainer):
     ```python
     args = DistillationArguments("out", temperature=2.0)
     trainer = DistillationTrainer(student, args, train_dataset=labelled, eval_dataset=validation,
-    processing_class=tokenizer) trainer.train()
+    processing_class=tokenizer)
+    trainer.train()
     ```
     """
 
@@ -156,8 +158,7 @@ class DistillationTrainer(Trainer):
         return (loss, SequenceClassifierOutput(loss=loss, logits=logits)) if return_outputs else loss
 
     def log(self, logs, start_time=None):
-        """Add the mean of each loss term since the last log, over accumulated batches and processes, to a training "
-        "log."""
+        """Add to a training log the mean of each loss term since the last one, over batches and processes."""
         if "loss" in logs and self._num_summed:
             means = torch.stack(list(self._term_sums.values())) / self._num_summed
             means = self.accelerator.reduce(means, reduction="mean").tolist()

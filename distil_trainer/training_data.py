@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from distil_trainer.labels import dataset_label_names, label_permutation
+from distil_trainer.labels import dataset_label_names, label_permutation, renumber
 from distil_trainer.text import check_texts, write_mask_token
 
 logger = logging.getLogger(__name__)
@@ -192,7 +192,7 @@ def _encode(batch, tokenizer, text_columns, max_length, token_types):
 
 
 def _renumber(batch, new_index):
-    return {"labels": [-100 if label in (None, -1, -100) else new_index[label] for label in batch["labels"]]}
+    return {"labels": renumber(batch["labels"], new_index, unlabelled=-100)}
 
 
 def _check_texts(dataset, column, what, argument):

@@ -12,7 +12,17 @@ from review_language import LABEL_NAMES, analyze, make_reviews
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast, set_seed
 
-from distil_trainer import RECIPE_ARGUMENTS, distil, gold_label_arguments, open_run, parse_arguments, train_once
+from distil_trainer import (
+    RECIPE_ARGUMENTS,
+    DataArguments,
+    ModelArguments,
+    distil,
+    gold_label_arguments,
+    open_run,
+    parse_arguments,
+    train_once,
+    without_leaks,
+)
 
 DEFAULTS = {
     "output_dir": "outputs/quickstart",
@@ -39,11 +49,12 @@ def main(argv=None):
     """Run the quickstart; return its report."""
     arguments = parse_arguments(RECIPE_ARGUMENTS, argv, DEFAULTS)
     training, data, _, _, _ = arguments
+    refuse_what_is_fixed(arguments)
     splits = {
         "train": make_reviews(data.max_train_samples or 1500, seed=1),
         "validation": make_reviews(data.max_validation_samples or 2000, seed=2),
     }
-    teacher_corpus = make_reviews(14_000, seed=3)
+    teacher_corpus, _ = without_leaks(make_reviews(14_000, seed=3), [splits["validation"]], training)
     tokenizer = train_tokenizer(teacher_corpus["sentence"])
 
     run = open_run(arguments)
@@ -69,6 +80,19 @@ def main(argv=None):
     if training.process_index == 0:
         print(table)
     return report
+
+
+def refuse_what_is_fixed(arguments):
+    """Refuse arguments that other recipes read: the quickstart makes its own data, teacher and student."""
+    _, data, models, augmentation, _ = arguments
+    given = {**vars(data), **vars(models), "analyzer": augmentation.analyzer}
+    fixed = {**vars(DataArguments()), **vars(ModelArguments()), "analyzer": None}
+    changed = [name for name in given if given[name] != fixed[name] and not name.endswith("_samples")]
+    if changed:
+        raise ValueError(
+            f"The quickstart makes its own data, teacher, student and analyzer, and would ignore {changed}: leave "
+            "them out, or use another recipe."
+        )
 
 
 def train_tokenizer(texts):

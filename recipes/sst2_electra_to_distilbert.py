@@ -16,9 +16,11 @@ from distil_trainer import (
     open_run,
     parse_arguments,
     train_once,
+    without_leaks,
 )
 
-# Hub ids as their pages document them; each gives way to a local path or file.
+# Each Hub id gives way to a local path or file. They are documented on their own pages under https://huggingface.co:
+# datasets/stanfordnlp/sst2, howey/electra-large-sst2, distilbert/distilbert-base-uncased.
 DEFAULTS = {
     "output_dir": "outputs/sst2_electra_to_distilbert",
     "dataset_name": "stanfordnlp/sst2",
@@ -31,6 +33,7 @@ DEFAULTS = {
     "num_train_epochs": 3.0,
     "warmup_steps": 100,
     "save_steps": 500,
+    "ddp_timeout": 86400,
     "save_total_limit": 2,
     "logging_steps": 100,
     "seed": 13,
@@ -48,10 +51,15 @@ def main(argv=None):
     run = open_run(arguments)
     if models.train_teacher:
         teacher_arguments = gold_label_arguments(
-            training, learning_rate=models.teacher_learning_rate, num_train_epochs=models.teacher_num_train_epochs
+            training,
+            learning_rate=models.teacher_learning_rate,
+            num_train_epochs=models.teacher_num_train_epochs,
+            max_steps=models.teacher_max_steps,
         )
+        evaluation_splits = [split for name, split in splits.items() if name != "train"]
+        train, _ = without_leaks(splits["train"], evaluation_splits, training)
         teacher, _ = train_once(
-            run, "teacher", teacher, teacher_tokenizer, splits["train"], splits["validation"], teacher_arguments
+            run, "teacher", teacher, teacher_tokenizer, train, splits["validation"], teacher_arguments
         )
     student, tokenizer, student_facts = make_student(
         models, teacher, teacher_tokenizer, label_names, seed=training.seed

@@ -16,7 +16,7 @@ PIPELINE = [
     ["augmentation"],
     ["label_store", "labeled_dataset", "teacher_key", "labeling"],
     ["loading", "students"],
-    ["collator", "training_data", "fit"],
+    ["collator", "training_data"],
     ["trainer"],
     ["export"],
     ["metrics", "evaluation", "latency", "report", "tables", "plots", "model_card", "hub"],

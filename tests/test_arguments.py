@@ -154,3 +154,10 @@ def test_two_orders_of_rows_at_once_are_refused(tmp_path):
     assert DistillationArguments(str(tmp_path), **other).length_grouped_batches is False
     with pytest.raises(ValueError, match="only one of them can order the rows"):
         DistillationArguments(str(tmp_path), length_grouped_batches=True, **other)
+
+
+def test_a_launchers_mixed_precision_is_adopted_and_so_on_record(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert DistillationArguments(str(tmp_path)).bf16
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    assert not DistillationArguments(str(tmp_path)).bf16

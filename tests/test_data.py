@@ -55,6 +55,33 @@ def test_a_validation_split_with_the_names_in_another_order_is_brought_to_the_tr
     assert splits["train"]["label"] == splits["validation"]["label"] == [1, 0]
 
 
+def test_rows_without_a_label_are_kept_for_training_and_refused_for_scoring(tmp_path):
+    rows = [{"sentence": f"text {index}", "label": label} for index, label in enumerate([0, 1, None, -100, -1])]
+    Dataset.from_list(rows).to_parquet(tmp_path / "train.parquet")
+    labelled = _write(tmp_path, "b.tsv")
+    train = str(tmp_path / "train.parquet")
+    splits = load_splits(DataArguments(train_file=train, validation_file=labelled))
+    assert splits["train"]["label"] == [0, 1, -1, -1, -1]
+    for split in ("validation_file", "test_file"):
+        files = {"train_file": labelled, "validation_file": labelled, split: train}
+        with pytest.raises(ValueError, match=r"3 of 5 rows have no label \(the first is row 2\)"):
+            load_splits(DataArguments(**files))
+
+
+def test_second_texts_are_read_and_checked_like_first_ones(tmp_path):
+    (tmp_path / "a.tsv").write_text("sentence\tother\tlabel\ngood\t12\t0\nbad\t34\t1\n")
+    arguments = DataArguments(train_file=str(tmp_path / "a.tsv"), validation_file=str(tmp_path / "a.tsv"))
+    assert load_splits(arguments, text_pair_column="other")["train"]["other"] == ["12", "34"]
+    with pytest.raises(ValueError, match="no column text_pair_column='third'"):
+        load_splits(arguments, text_pair_column="third")
+
+
+def test_a_blank_label_is_refused(tmp_path):
+    file = _write(tmp_path, "a.jsonl", [("x", "ham"), ("y", ""), ("z", "spam")])
+    with pytest.raises(ValueError, match=r"holds \[''\]"):
+        load_splits(DataArguments(train_file=file, validation_file=file))
+
+
 def test_kept_rows_are_drawn_by_seed(tmp_path):
     rows = [(f"text {index}", index % 2) for index in range(50)]
     files = {"train_file": _write(tmp_path, "a.parquet", rows), "validation_file": _write(tmp_path, "b.parquet", rows)}

@@ -14,6 +14,14 @@ import pytest
 from datasets import Dataset
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "sst2_electra_to_distilbert.py"
+# The run is killed a random moment after each of these appears, so that every stage is hit.
+MARKERS = [
+    "work/transfer_set",
+    "work/student-checkpoints/checkpoint-30",
+    "work/student",
+    "work/control-checkpoints/checkpoint-60",
+    "work/control",
+]
 
 
 def _start(arguments, folder, home):
@@ -21,6 +29,16 @@ def _start(arguments, folder, home):
     command = [sys.executable, str(RECIPE), *arguments, "--output_dir", str(folder)]
     log = open(folder.with_suffix(".log"), "ab")  # noqa: SIM115
     return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def _kill_after(process, marker, delay_s):
+    while not marker.exists():
+        assert process.poll() is None, f"the run ended before {marker} appeared"
+        time.sleep(0.005)
+    time.sleep(delay_s)
+    assert process.poll() is None, "the run ended before it was killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _results(folder):
@@ -36,7 +54,7 @@ def _results(folder):
 
 
 @pytest.mark.slow
-def test_five_kills_at_random_moments_change_nothing(tmp_path, teacher, tokenizer, reviews):
+def test_five_kills_over_all_stages_change_nothing(tmp_path, teacher, tokenizer, reviews):
     teacher.save_pretrained(tmp_path / "teacher")
     tokenizer.save_pretrained(tmp_path / "teacher")
     many = Dataset.from_dict({"sentence": list(reviews["sentence"]) * 20, "label": list(reviews["label"]) * 20})
@@ -49,22 +67,11 @@ def test_five_kills_at_random_moments_change_nothing(tmp_path, teacher, tokenize
         *("--copies", "2", "--max_steps", "150", "--save_steps", "10", "--per_device_train_batch_size", "8"),
         *("--length_grouped_batches", "--latency_texts", "4", "--max_accuracy_drop", "0.9"),
     ]
-    started = time.monotonic()
     assert _start(arguments, tmp_path / "peace", tmp_path / "home").wait(timeout=300) == 0
-    duration_s = time.monotonic() - started
-
-    moments = random.Random(5)
-    kills = []
     shutil.rmtree(tmp_path / "home")  # the killed run finds no logits and no cache of the other
-    for _ in range(5):
+    moments = random.Random(5)
+    for marker in MARKERS:
         process = _start(arguments, tmp_path / "killed", tmp_path / "home")
-        try:
-            process.wait(timeout=moments.uniform(0.4, 1.0) * duration_s)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            work = tmp_path / "killed" / "work"
-            kills.append(sorted(path.name for path in work.iterdir()) if work.is_dir() else [])
+        _kill_after(process, tmp_path / "killed" / marker, delay_s=moments.uniform(0, 0.3))
     assert _start(arguments, tmp_path / "killed", tmp_path / "home").wait(timeout=300) == 0
-    assert kills, "no run was killed before it ended"
     assert _results(tmp_path / "killed") == _results(tmp_path / "peace")

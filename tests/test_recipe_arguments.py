@@ -29,6 +29,11 @@ def test_where_a_run_writes_and_how_often_it_saves_are_no_settings():
     assert _settings() == _settings("--output_dir", "other", "--save_steps", "7", "--disable_tqdm", "true")
 
 
+def test_how_often_a_run_saves_is_a_setting_where_the_best_checkpoint_is_kept():
+    best = ["--load_best_model_at_end", "--eval_strategy", "steps", "--eval_steps", "7", "--save_strategy", "steps"]
+    assert _settings(*best, "--save_steps", "7") != _settings(*best, "--save_steps", "14")
+
+
 def test_what_decides_the_result_is_a_setting():
     assert _settings("--copies", "3") == {**_settings(), "copies": 3}
 

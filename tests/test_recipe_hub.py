@@ -1,4 +1,4 @@
-"""A recipe that reads by Hub id and pushes model, tokenizer, ONNX, card and labelled data set, with the real client."""
+"""A recipe reads by Hub id and pushes model, tokenizer, ONNX, card and labelled data set, with the real client."""
 
 import json
 from pathlib import Path

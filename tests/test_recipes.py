@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
+from transformers import PreTrainedModel
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 PUBLISHED = ["README.md", "report.json", "accuracy_latency.png", "config.json", "model.safetensors", "tokenizer.json"]
@@ -76,7 +77,14 @@ def test_the_sst2_recipe_goes_the_whole_road_and_a_second_start_asks_the_teacher
 def test_the_sst2_recipe_fine_tunes_a_headless_teacher_when_told_to(sst2_arguments, tmp_path, teacher):
     teacher.bert.save_pretrained(tmp_path / "teacher")
     report = load_recipe("sst2_electra_to_distilbert").main(
-        [*sst2_arguments, "--train_teacher", "--test_file", str(tmp_path / "validation.parquet")]
+        [
+            *sst2_arguments,
+            "--train_teacher",
+            "--teacher_max_steps",
+            "2",
+            "--test_file",
+            str(tmp_path / "validation.parquet"),
+        ]
     )
     assert report["teacher"]["trained_here"]
     assert set(report["models"][0]["evaluation"]) == {"validation", "test"}
@@ -124,7 +132,7 @@ def test_a_launched_recipe_has_the_processes_it_was_given(sst2_arguments, tmp_pa
         (["--analyzer", "en_core_web_sm_not_there"], OSError, "neither an installed spaCy pipeline nor a folder"),
         (["--student_layers", "2", "9"], ValueError, "layers"),
         (["--teacher_model_name_or_path", "nobody/nothing"], OSError, "--teacher_model_name_or_path"),
-        (["--text_pair_column", "label"], ValueError, "only single texts can be augmented"),
+        (["--text_pair_column", "sentence"], ValueError, "is text_column too"),
         (["--text_column", "review"], ValueError, r"text_column='review'.*\['sentence', 'label'\]"),
         (["--train_file", "absent.tsv"], ValueError, "'absent.tsv' is not a file"),
     ],
@@ -136,6 +144,19 @@ def test_what_cannot_work_is_refused_before_any_stage(sst2_arguments, tmp_path, 
         load_recipe("sst2_electra_to_distilbert").main([*sst2_arguments, *words])
     work = tmp_path / "out" / "work"
     assert not work.exists() or [path.name for path in work.iterdir()] == ["run.json"]
+
+
+def test_pairs_are_distilled_as_they_are_and_not_augmented(sst2_arguments, tmp_path):
+    for split in ("train", "validation"):
+        file = str(tmp_path / f"{split}.parquet")
+        rows = Dataset.from_parquet(file, keep_in_memory=True)
+        rows.add_column("second", [f"{text} too" for text in rows["sentence"]]).to_parquet(file)
+    recipe = load_recipe("sst2_electra_to_distilbert")
+    with pytest.raises(ValueError, match="only single texts can be augmented"):
+        recipe.main([*sst2_arguments, "--text_pair_column", "second"])
+    report = recipe.main([*sst2_arguments, "--text_pair_column", "second", "--copies", "0"])
+    assert report["task"]["text_pair"]
+    assert report["data"]["transfer"]["rows"] == 48
 
 
 def test_a_missing_package_of_a_late_stage_is_named_at_once(sst2_arguments, monkeypatch):
@@ -176,3 +197,61 @@ def test_the_labels_of_teacher_and_data_must_agree_but_may_stand_in_another_orde
     for row, other in zip(straight["models"], turned["models"], strict=True):
         if row["role"] in ("teacher", "student", "onnx fp32"):
             assert row["evaluation"]["validation"]["accuracy"] == other["evaluation"]["validation"]["accuracy"]
+
+
+def test_a_training_that_was_cut_off_after_its_last_step_is_not_trained_on(sst2_arguments, tmp_path, monkeypatch):
+    recipe = load_recipe("sst2_electra_to_distilbert")
+    straight = recipe.main(sst2_arguments)
+    cut = [*sst2_arguments, "--output_dir", str(tmp_path / "cut")]
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.BertForSequenceClassification.save_pretrained", _save_checkpoints_only)
+        with pytest.raises(KeyboardInterrupt):
+            recipe.main(cut)
+    assert (tmp_path / "cut/work/student-checkpoints/checkpoint-2/trainer_state.json").is_file()
+    report = recipe.main(cut)
+    assert report["training"] == straight["training"]
+    for name in ("student", "control"):
+        weights = [tmp_path / run / "work" / name / "model.safetensors" for run in ("out", "cut")]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def _save_checkpoints_only(model, folder, **options):
+    if "checkpoint-" not in str(folder):
+        raise KeyboardInterrupt
+    PreTrainedModel.save_pretrained(model, folder, **options)
+
+
+def test_another_teacher_in_the_same_folder_is_refused(sst2_arguments, tmp_path, teacher):
+    recipe = load_recipe("sst2_electra_to_distilbert")
+    recipe.main(sst2_arguments)
+    with torch.no_grad():
+        teacher.classifier.weight.neg_()
+    teacher.save_pretrained(tmp_path / "teacher")
+    with pytest.raises(ValueError, match="The teacher is not the one that this run was begun with"):
+        recipe.main(sst2_arguments)
+
+
+def test_training_texts_that_all_stand_in_the_evaluation_data_are_refused(sst2_arguments, tmp_path):
+    words = [*sst2_arguments, "--validation_file", str(tmp_path / "train.parquet")]
+    with pytest.raises(ValueError, match="training texts stand in the evaluation splits too"):
+        load_recipe("sst2_electra_to_distilbert").main(words)
+
+
+def test_the_published_command_tells_neither_the_token_nor_the_folders_of_this_machine(sst2_arguments, tmp_path):
+    report = load_recipe("sst2_electra_to_distilbert").main([*sst2_arguments, "--hub_token", "hf_secret"])
+    card = (tmp_path / "out/README.md").read_text()
+    for published in (json.dumps(report), card):
+        assert "hf_secret" not in published
+        assert str(tmp_path) not in published
+    assert "--train_file train.parquet" in report["run"]["command"]
+
+
+def test_a_resume_argument_is_refused_since_a_recipe_resumes_by_itself(sst2_arguments):
+    with pytest.raises(ValueError, match="a recipe goes on by itself"):
+        load_recipe("sst2_electra_to_distilbert").main([*sst2_arguments, "--resume_from_checkpoint", "x"])
+
+
+def test_the_quickstart_refuses_what_it_would_ignore(tmp_path):
+    words = ["--output_dir", str(tmp_path / "out"), "--train_file", "mine.tsv", "--student_layers", "1"]
+    with pytest.raises(ValueError, match=r"would ignore \['train_file', 'student_layers'\]"):
+        load_recipe("quickstart").main(words)

@@ -1,6 +1,9 @@
 """A stage is done once, a killed one starts over, and two runs never share a folder."""
 
 import json
+import subprocess
+import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -73,10 +76,18 @@ def test_only_a_checkpoint_written_to_its_end_counts(tmp_path):
     for step in (5, 10, 20):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
-        (folder / "rng_state.pth").touch()
+        zipfile.ZipFile(folder / "rng_state.pth", "w").close()
         (folder / "trainer_state.json").write_text("{}")
     (tmp_path / "checkpoint-20/trainer_state.json").write_text('{"global')
     assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
-    (tmp_path / "checkpoint-10/rng_state.pth").unlink()
+    (tmp_path / "checkpoint-10/rng_state.pth").write_bytes(b"torn")
     assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-5")
     assert last_complete_checkpoint(tmp_path / "absent") is None
+
+
+def test_a_folder_in_which_a_run_is_going_is_refused(tmp_path):
+    run = RunFolder(tmp_path / "out", {})
+    code = f"from distil_trainer.run_folder import RunFolder; RunFolder({str(tmp_path / 'out')!r}, {{}})"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "is in use by a run that is still going" in other.stderr
+    assert RunFolder(tmp_path / "out", {}).folder == run.folder  # this process may go on
