@@ -7,7 +7,7 @@ import importlib
 
 _NAMES = {
     "arguments": ["DistillationArguments", "parse_arguments"],
-    "augmentation": ["RuleAugmenter", "drop_duplicates_and_leaks", "operator_counts"],
+    "augmentation": ["RuleAugmenter", "drop_duplicates_and_leaks", "drop_leaks", "operator_counts"],
     "collator": ["DistillationCollator"],
     "data": ["DataArguments", "load_file", "load_splits"],
     "evaluation": ["compare", "evaluate_logits", "gap_closed"],

@@ -104,7 +104,7 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
     transfer_set, transfer_facts = make_transfer_set(
         run, train, evaluation_splits.values(), augmentation, training, analyzer=analyzer
     )
-    transfer_facts |= {reason: transfer_facts[reason] + rows for reason, rows in dropped.items()}
+    transfer_facts["in_evaluation_data"] += dropped
     labeler = TeacherLabeler(
         teacher,
         teacher_tokenizer,

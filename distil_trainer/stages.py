@@ -18,7 +18,7 @@ from accelerate import PartialState
 from datasets import load_from_disk
 from transformers import TrainerState, set_seed
 
-from distil_trainer.augmentation import RuleAugmenter, drop_duplicates_and_leaks, operator_counts
+from distil_trainer.augmentation import RuleAugmenter, drop_duplicates_and_leaks, drop_leaks, operator_counts
 from distil_trainer.data import load_splits
 from distil_trainer.labels import dataset_label_names, label_permutation, model_label_names
 from distil_trainer.latency import cpu_name
@@ -76,10 +76,10 @@ def _load_teacher(models, label_names):
 
 
 def without_leaks(train, evaluation_splits, training):
-    """Drop from a training split what stands in evaluation splits, and repeated texts.
+    """Drop from a training split what stands in evaluation splits; see `drop_leaks`.
 
     It comes before everything that trains, so that teacher, student and control are denied the same rows. Pairs are
-    left as they are: a first text that occurs twice does not make a pair occur twice.
+    left as they are: a first text that stands in both does not make a pair stand in both.
 
     Args:
         train (`Dataset`): rows to train on.
@@ -87,21 +87,20 @@ def without_leaks(train, evaluation_splits, training):
         training (`DistillationArguments`): names the columns.
 
     Returns:
-        `tuple[Dataset, dict[str, int]]`: the rows left, and how many were dropped for which reason.
+        `tuple[Dataset, int]`: the rows left, and how many were dropped.
 
     Raises:
         ValueError: if no row is left.
     """
     if training.text_pair_column is not None:
-        return train, {"duplicates": 0, "in_evaluation_data": 0}
-    texts = [text for split in evaluation_splits for text in split[training.text_column]]
-    kept, counts = drop_duplicates_and_leaks(train, texts, text_column=training.text_column)
+        return train, 0
+    kept, dropped = drop_leaks(train, _texts_of(evaluation_splits, training), training.text_column)
     if not len(kept):
         raise ValueError(
             f"All {len(train)} training texts stand in the evaluation splits too, so nothing is left to train on: "
             "give splits that differ."
         )
-    return kept, {name: counts[name] for name in ("duplicates", "in_evaluation_data")}
+    return kept, dropped
 
 
 def make_student(models, teacher, teacher_tokenizer, label_names, *, seed):
@@ -165,7 +164,11 @@ def make_transfer_set(run, train, evaluation_splits, augmentation, training, *, 
                 num_proc=processes if processes > 1 else None,
                 desc="Augmenting",
             )
-        transfer, counts = without_leaks(transfer, evaluation_splits, training)
+        counts = {"duplicates": 0, "in_evaluation_data": 0}
+        if training.text_pair_column is None:
+            transfer, counts = drop_duplicates_and_leaks(
+                transfer, _texts_of(evaluation_splits, training), training.text_column
+            )
         transfer.save_to_disk(path)
         facts = {
             "rows": len(transfer),
@@ -319,6 +322,10 @@ def _content_hash(dataset):
         for piece in batch.combine_chunks().to_batches():
             digest.update(piece.serialize())
     return digest.hexdigest()
+
+
+def _texts_of(splits, training):
+    return [text for split in splits for text in split[training.text_column]]
 
 
 def _augmentation_settings(augmentation, analyzer, seed):

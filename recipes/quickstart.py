@@ -33,7 +33,7 @@ DEFAULTS = {
     "learning_rate": 2e-3,
     "per_device_train_batch_size": 64,
     "per_device_eval_batch_size": 256,
-    "max_steps": 1000,
+    "max_steps": 1200,
     "warmup_steps": 100,
     "weight_decay": 0.01,
     "save_steps": 500,
@@ -42,7 +42,7 @@ DEFAULTS = {
     "max_length": 48,
     "seed": 13,
 }
-TEACHER_STEPS = 700
+TEACHER_STEPS = 1200
 
 
 def main(argv=None):

@@ -32,22 +32,7 @@ def drop_duplicates_and_leaks(dataset, evaluation_texts, text_column="sentence")
         TypeError: if `evaluation_texts` is one string.
         ValueError: if `text_column` is missing, or a text is missing.
     """
-    if text_column not in dataset.column_names:
-        raise ValueError(
-            f"text_column={text_column!r} is not in the data set, which has the columns {dataset.column_names}."
-        )
-    if isinstance(evaluation_texts, str):
-        raise TypeError(
-            f"evaluation_texts={evaluation_texts[:40]!r} is one string, which would be read as single letters, and "
-            'every evaluation text would stay in the training data: give a list, such as validation["sentence"].'
-        )
-    evaluation_texts = iter(evaluation_texts)
-    chunks = iter(lambda: list(islice(evaluation_texts, _ROWS_PER_STEP)), [])
-    evaluation_keys = _concatenate(_normalised_keys(pa.array(chunk, pa.large_string())) for chunk in chunks)
-    columns = dataset.select_columns(text_column).with_format("arrow").iter(_ROWS_PER_STEP)
-    keys = _concatenate(_normalised_keys(table[text_column].combine_chunks()) for table in columns)
-
-    leaked = np.isin(keys, evaluation_keys)
+    keys, leaked = _keys_and_leaks(dataset, evaluation_texts, text_column)
     first = np.zeros(len(keys), bool)
     first[np.unique(keys, return_index=True)[1]] = True
     kept = np.flatnonzero(first & ~leaked)
@@ -58,6 +43,25 @@ def drop_duplicates_and_leaks(dataset, evaluation_texts, text_column="sentence")
         "rows_out": len(kept),
     }
     return dataset if len(kept) == len(keys) else dataset.select(kept), counts
+
+
+def drop_leaks(dataset, evaluation_texts, text_column="sentence"):
+    """Drop the rows whose text occurs in evaluation data; texts compare as in `drop_duplicates_and_leaks`.
+
+    Args:
+        dataset (`Dataset`): rows to train on.
+        evaluation_texts (`Iterable[str]`): every text that models are selected or scored on; may be empty.
+        text_column (`str`, *optional*, defaults to `"sentence"`): the column of texts in `dataset`.
+
+    Returns:
+        `tuple[Dataset, int]`: the kept rows, in order, and the number of dropped ones.
+
+    Raises:
+        TypeError: if `evaluation_texts` is one string.
+        ValueError: if `text_column` is missing, or a text is missing.
+    """
+    _, leaked = _keys_and_leaks(dataset, evaluation_texts, text_column)
+    return (dataset.select(np.flatnonzero(~leaked)), int(leaked.sum())) if leaked.any() else (dataset, 0)
 
 
 def operator_counts(dataset):
@@ -75,6 +79,25 @@ def operator_counts(dataset):
     for table in dataset.select_columns("operators").with_format("arrow").iter(_ROWS_PER_STEP):
         counts.update({item["values"]: item["counts"] for item in pc.value_counts(table["operators"]).to_pylist()})
     return dict(counts.most_common())
+
+
+def _keys_and_leaks(dataset, evaluation_texts, text_column):
+    """Return each row's key and whether it is that of an evaluation text, both of shape `(num_rows,)`."""
+    if text_column not in dataset.column_names:
+        raise ValueError(
+            f"text_column={text_column!r} is not in the data set, which has the columns {dataset.column_names}."
+        )
+    if isinstance(evaluation_texts, str):
+        raise TypeError(
+            f"evaluation_texts={evaluation_texts[:40]!r} is one string, which would be read as single letters, and "
+            'every evaluation text would stay in the training data: give a list, such as validation["sentence"].'
+        )
+    evaluation_texts = iter(evaluation_texts)
+    chunks = iter(lambda: list(islice(evaluation_texts, _ROWS_PER_STEP)), [])
+    evaluation_keys = _concatenate(_normalised_keys(pa.array(chunk, pa.large_string())) for chunk in chunks)
+    columns = dataset.select_columns(text_column).with_format("arrow").iter(_ROWS_PER_STEP)
+    keys = _concatenate(_normalised_keys(table[text_column].combine_chunks()) for table in columns)
+    return keys, np.isin(keys, evaluation_keys)
 
 
 def _normalised_keys(texts):

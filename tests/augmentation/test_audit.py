@@ -2,7 +2,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from distil_trainer.augmentation import audit
-from distil_trainer.augmentation.audit import drop_duplicates_and_leaks, operator_counts
+from distil_trainer.augmentation.audit import drop_duplicates_and_leaks, drop_leaks, operator_counts
 
 ROWS = ["A good film", "a dull plot", "a  good\tfilm ", "a fine plot", "a dull plot", "A FINE plot", "good"]
 
@@ -72,3 +72,10 @@ def test_a_missing_text_is_refused():
 def test_counting_needs_the_column_of_operators():
     with pytest.raises(ValueError, match=r"no column 'operators'; it has \['sentence'\]"):
         operator_counts(Dataset.from_dict({"sentence": ["x"]}))
+
+
+def test_leaks_alone_are_dropped_and_repeated_texts_stay():
+    dataset = Dataset.from_dict({"sentence": ["a film", "b", "A  Film", "b", "c"]})
+    kept, dropped = drop_leaks(dataset, ["a film"])
+    assert list(kept["sentence"]) == ["b", "b", "c"] and dropped == 2
+    assert drop_leaks(dataset, ["nothing of it"]) == (dataset, 0)
