@@ -25,13 +25,9 @@ from transformers import (
     RobertaConfig,
     RobertaForSequenceClassification,
 )
+from vocabulary import LABELS, WORDS
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-WORDS = (
-    "the a film movie plot actor is was not never very really good great fine bad poor dull but and with of in it "
-    "this brilliant awful charming tedious story scene script moving slow funny sad warm cold we i you they"
-).split()
-LABELS = ["negative", "positive"]
 
 
 @pytest.fixture(autouse=True)

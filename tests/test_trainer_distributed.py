@@ -79,8 +79,8 @@ def _difference(first, second):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, _families, tokenizer):
     """A folder with the model, the rows, and what two processes made of them."""
-    from conftest import LABELS, WORDS
     from datasets import ClassLabel, Dataset, Features, List, Value
+    from vocabulary import LABELS, WORDS
 
     folder = tmp_path_factory.mktemp("distributed")
     model = _families["bert"]
@@ -121,7 +121,6 @@ def folder(tmp_path_factory, _families, tokenizer):
     return folder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("order", ["random", "grouped"])
 def test_two_processes_of_four_rows_equal_one_of_eight(folder, tmp_path, order):
     one = run(folder, tmp_path, 8, save_strategy="no", length_grouped_batches=order == "grouped", **PLAIN_DESCENT)
@@ -135,7 +134,6 @@ def test_two_processes_of_four_rows_equal_one_of_eight(folder, tmp_path, order):
             assert log[name] == pytest.approx(expected[name], abs=1e-5)
 
 
-@pytest.mark.slow
 def test_two_processes_resumed_in_the_middle_of_the_second_epoch_equal_an_uninterrupted_run(folder):
     assert _difference(_weights(folder / "straight"), _weights(folder / "model")) > 1e-3
     assert _difference(_weights(folder / "straight"), _weights(folder / "resumed")) == 0.0
