@@ -95,7 +95,6 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
         `tuple[dict, str]`: the report, and its closing table as text.
     """
     training, data, models, augmentation, shipping = arguments
-    facts = run_facts(run, recipe, argv, training)
     evaluation_splits = {name: split for name, split in splits.items() if name != "train"}
     (teacher, teacher_tokenizer), (student, tokenizer) = teacher, student
     train, dropped = without_leaks(splits["train"], evaluation_splits.values(), training)
@@ -105,6 +104,7 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
         run, train, evaluation_splits.values(), augmentation, training, analyzer=analyzer
     )
     transfer_facts["in_evaluation_data"] += dropped
+    facts = run_facts(run, recipe, argv, training)  # after the first stage: until then corrected arguments are welcome
     labeler = TeacherLabeler(
         teacher,
         teacher_tokenizer,

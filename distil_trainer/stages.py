@@ -208,7 +208,7 @@ def train_once(run, name, model, tokenizer, train_dataset, eval_dataset, trainin
         compute_metrics = None
         if arguments.eval_strategy != "no":
             from distil_trainer.metrics import compute_metrics  # importing `evaluate` takes seconds
-        state, best = _finished_training(checkpoints)
+        state, result = _finished_training(checkpoints, arguments.load_best_model_at_end)
         if state is None:
             trainer = DistillationTrainer(
                 model,
@@ -221,7 +221,7 @@ def train_once(run, name, model, tokenizer, train_dataset, eval_dataset, trainin
             trainer.train(resume_from_checkpoint=last_complete_checkpoint(checkpoints))
             state = trainer.state
         else:
-            model, _ = load_classifier(best, trust_remote_code=trust_remote_code)
+            model, _ = load_classifier(result, trust_remote_code=trust_remote_code)
 
         def save(path):
             model.save_pretrained(path)
@@ -300,7 +300,7 @@ def _public_words(words):
     return public
 
 
-def _finished_training(checkpoints):
+def _finished_training(checkpoints, load_best):
     """Find a training that reached its last step but was cut off before its result was kept.
 
     `Trainer` resumed from there would take one step more.
@@ -313,7 +313,9 @@ def _finished_training(checkpoints):
     if checkpoint is None:
         return None, None
     state = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
-    return (state, state.best_model_checkpoint or checkpoint) if state.global_step >= state.max_steps else (None, None)
+    if state.global_step < state.max_steps:
+        return None, None
+    return state, state.best_model_checkpoint if load_best else checkpoint
 
 
 def _content_hash(dataset):

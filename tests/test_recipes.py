@@ -255,3 +255,10 @@ def test_the_quickstart_refuses_what_it_would_ignore(tmp_path):
     words = ["--output_dir", str(tmp_path / "out"), "--train_file", "mine.tsv", "--student_layers", "1"]
     with pytest.raises(ValueError, match=r"would ignore \['train_file', 'student_layers'\]"):
         load_recipe("quickstart").main(words)
+
+
+def test_arguments_that_the_first_stage_refuses_can_be_corrected_in_the_same_folder(sst2_arguments):
+    recipe = load_recipe("sst2_electra_to_distilbert")
+    with pytest.raises(ValueError, match="mask_probability=1.5 is not a probability"):
+        recipe.main([*sst2_arguments, "--mask_probability", "1.5"])
+    assert recipe.main([*sst2_arguments, "--mask_probability", "0.5"])["models"]
