@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?= torch==2.13.0
 PIP = -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-all test-v5 bench style clean
+.PHONY: demo test test-all test-v5 bench study style clean
 
 demo: .venv/ready
 	.venv/bin/python recipes/quickstart.py --output_dir outputs/quickstart
@@ -18,11 +18,21 @@ test-all: .venv/ready
 test-v5: .venv-v5/ready
 	.venv-v5/bin/python -m pytest --durations=10
 
-bench: .venv/ready
+bench: .venv/ready outputs/textbrewer
 	mkdir -p outputs/bench
 	.venv/bin/python benchmarks/augmentation.py --output outputs/bench/augmentation.json
 	.venv/bin/python benchmarks/labeling.py --output outputs/bench/labeling.json
 	.venv/bin/python benchmarks/training_step.py --output outputs/bench/training_step.json
+	.venv/bin/python benchmarks/loss_terms.py --output outputs/bench/loss_terms.json
+	.venv/bin/python benchmarks/peer.py --textbrewer outputs/textbrewer --output outputs/bench/peer.json
+
+# The peer stands in a folder of its own: it is old, and no part of this project's environment.
+outputs/textbrewer:
+	.venv/bin/python $(PIP) --no-deps --target $@ textbrewer==0.2.1.post1
+
+# About an hour on two cores.
+study: .venv/ready
+	.venv/bin/python benchmarks/loss_study.py --output outputs/bench/loss_study.json
 
 style: .venv/ready
 	.venv/bin/ruff check .

@@ -1,51 +1,154 @@
-"""The arguments of a distillation run, and how a command line, a YAML file and a recipe's defaults become them."""
+"""The arguments of a distillation run: what `TrainingArguments` hold, and the losses, their weights, the columns."""
 
-import argparse
-import difflib
 import math
 import os
-import sys
-import types
-import typing
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Literal, get_args
 
 import torch
-import yaml
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import SchedulerType, TrainingArguments
 
-LOGIT_LOSSES = ("kl", "mse", "soft_cross_entropy")
+from distil_trainer.matches import read_matches
+from distil_trainer.matching import read_layer_map
+
+LogitLoss = Literal["kl", "mse", "soft_cross_entropy", "decoupled"]
+HiddenLoss = Literal["mse", "cosine"]
+AttentionLoss = Literal["mse", "cosine", "kl"]
+TeacherAverage = Literal["logits", "probabilities"]
+
+_WEIGHTS = (
+    "logit_loss_weight", "final_logit_loss_weight", "hard_label_weight", "final_hard_label_weight",
+    "target_class_weight", "non_target_class_weight",
+    "hidden_loss_weight", "attention_loss_weight", "relation_loss_weight",
+)  # fmt: skip
+_ABOVE_ZERO = {
+    "temperature": "it divides the logits",
+    "final_temperature": "it divides the logits",
+    "projection_learning_rate": "projections that do not learn would distort what the student is compared with",
+    "epochs_per_cycle": "the learning rate rises and falls once in that many epochs",
+}
+_CHOICES = {
+    "logit_loss": get_args(LogitLoss),
+    "hidden_loss": get_args(HiddenLoss),
+    "attention_loss": get_args(AttentionLoss),
+    "teacher_average": get_args(TeacherAverage),
+}
 
 
 @dataclass
 class DistillationArguments(TrainingArguments):
-    """`TrainingArguments` plus what distillation adds: the loss, its weights, and which columns hold texts and labels.
+    """`TrainingArguments` plus what distillation adds: the losses, their weights, and which columns hold what.
 
-    Two defaults differ from `TrainingArguments`: `report_to` is `"none"` on every version of transformers, and
-    `use_cpu` is true where there is no accelerator.
+    What is compared besides logits is a list of matches (see `Match`), in Python, in YAML or in a file, and the short
+    forms `hidden_loss_weight`, `attention_loss_weight` and `relation_loss_weight` for the common cases:
+
+    ```yaml
+    layer_map: last
+    hidden_loss_weight: 1.0
+    matches:
+      - {what: attentions, loss: kl, teacher_layer: 12, student_layer: 3, weight: 0.5}
+      - {what: pooled_states, loss: rkd_distance, weight: 0.1, final_weight: 0.0}
+    ```
+
+    A weight or temperature with a `final_...` partner moves linearly, from the first step to the last.
+
+    Three defaults differ from `TrainingArguments`: `report_to` is `"none"` on every version of transformers, `use_cpu`
+    is true where there is no accelerator, and gradient checkpointing takes `{"use_reentrant": False}`, as 5.x does.
 
     Raises:
-        ValueError: if a temperature, weight or length is out of range, if the loss would be zero everywhere, or if an
-            option of `TrainingArguments` is set that this loss could not honour.
+        ValueError: if a temperature, weight or length is out of range, if the loss would be zero everywhere, if the
+            matches cannot be read, or if an option of `TrainingArguments` is set that this loss or this machine could
+            not honour.
     """
 
     temperature: float = field(
         default=2.0,
         metadata={"help": "Both models' logits are divided by it before the softmax; above 0. Not read by mse."},
     )
-    logit_loss: Literal["kl", "mse", "soft_cross_entropy"] = field(
-        default="kl",
-        metadata={"help": "What compares the student's logits with the teacher's."},
+    final_temperature: float | None = field(
+        default=None, metadata={"help": "Temperature at the last step, reached linearly; constant by default."}
+    )
+    logit_loss: LogitLoss | None = field(
+        default=None,
+        metadata={
+            "help": "What compares the student's logits with the teacher's; by default kl for labels and mse for "
+            "regression."
+        },
     )
     logit_loss_weight: float = field(
         default=1.0,
-        metadata={"help": "Weight of the logit loss; 0 trains on gold labels alone and needs no teacher."},
+        metadata={"help": "Weight of the logit loss; 0 leaves it out."},
+    )
+    final_logit_loss_weight: float | None = field(
+        default=None, metadata={"help": "Weight of the logit loss at the last step, reached linearly."}
+    )
+    target_class_weight: float = field(
+        default=1.0, metadata={"help": "For decoupled: weight of the target class against all others."}
+    )
+    non_target_class_weight: float = field(
+        default=8.0, metadata={"help": "For decoupled: weight of the distribution over the other classes."}
     )
     hard_label_weight: float = field(
         default=0.0,
+        metadata={"help": "Weight of the loss on gold labels; rows without one count as rows but add nothing."},
+    )
+    final_hard_label_weight: float | None = field(
+        default=None, metadata={"help": "Weight of the loss on gold labels at the last step, reached linearly."}
+    )
+    hidden_loss_weight: float = field(
+        default=0.0,
+        metadata={"help": "Weight of the hidden states of all mapped layers and the embeddings, averaged over them."},
+    )
+    hidden_loss: HiddenLoss = field(
+        default="mse", metadata={"help": "What compares hidden states where hidden_loss_weight is above 0."}
+    )
+    attention_loss_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the attention maps of all mapped layers, averaged over them."}
+    )
+    attention_loss: AttentionLoss = field(
+        default="kl", metadata={"help": "What compares attention maps where attention_loss_weight is above 0."}
+    )
+    relation_loss_weight: float = field(
+        default=0.0,
         metadata={
-            "help": "Weight of the cross-entropy on gold labels; rows without one count as rows but add nothing."
+            "help": "Weight of the query, key and value relations of the student's last layer, a third for each."
+        },
+    )
+    relation_heads: int | None = field(
+        default=None,
+        metadata={
+            "help": "Relation heads where a match names none; by default the teacher's heads where they divide."
+        },
+    )
+    layer_map: None | str | list[int] = field(
+        default="uniform",
+        metadata={
+            "help": "Which teacher layer each student layer learns from, for the weights above: uniform, last, or one "
+            "teacher layer for each student layer, such as [4, 8, 12]."
+        },
+    )
+    matches: None | str | list[dict] = field(
+        default=None,
+        metadata={
+            "help": "Comparisons of single layers: a YAML list, or a .yaml, .yml or .json file of one. Each item has "
+            "what, loss and as needed teacher_layer, student_layer, weight, final_weight, relation_heads."
+        },
+    )
+    projection_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Learning rate of the projections between unequal widths; learning_rate by default."},
+    )
+    teacher_weights: list[float] | None = field(
+        default=None, metadata={"help": "Weight of each teacher where there are several; equal by default."}
+    )
+    teacher_average: TeacherAverage = field(
+        default="logits", metadata={"help": "What is averaged over several teachers."}
+    )
+    epochs_per_cycle: float | None = field(
+        default=None,
+        metadata={
+            "help": "Let the learning rate rise from learning_rate / 25 to learning_rate and fall back once in that "
+            "many epochs, in place of lr_scheduler_type."
         },
     )
     text_column: str = field(default="sentence", metadata={"help": "Column that holds the text."})
@@ -57,6 +160,10 @@ class DistillationArguments(TrainingArguments):
     )
     max_length: int = field(
         default=128, metadata={"help": "Tokens kept of a text or pair, special tokens included; at least 3."}
+    )
+    drop_evaluation_rows: bool = field(
+        default=True,
+        metadata={"help": "Leave out training rows whose text stands in the evaluation data too; they are counted."},
     )
     length_grouped_batches: bool = field(
         default=False,
@@ -76,24 +183,100 @@ class DistillationArguments(TrainingArguments):
             setattr(self, launched_precision, True)
         super().__post_init__()
         self.device  # noqa: B018
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ValueError(
-                f"temperature={self.temperature}: it divides the logits, so it must be above 0 and finite."
-            )
-        for name in ("logit_loss_weight", "hard_label_weight"):
+        self.check()
+
+    @property
+    def distils_logits(self):
+        """Whether the logit loss has a weight above 0 at some step."""
+        return bool(self.logit_loss_weight or self.final_logit_loss_weight)
+
+    @property
+    def uses_hard_labels(self):
+        """Whether the loss on gold labels has a weight above 0 at some step."""
+        return bool(self.hard_label_weight or self.final_hard_label_weight)
+
+    @property
+    def distils_states(self):
+        """Whether a match or a short form has a weight above 0 at some step, so that inner states are compared."""
+        return bool(
+            self.hidden_loss_weight
+            or self.attention_loss_weight
+            or self.relation_loss_weight
+            or any(match["weight"] or match["final_weight"] for match in self.matches or [])
+        )
+
+    def check(self):
+        """Refuse what cannot work, and bring `matches`, `layer_map` and what checkpointing needs into plain form.
+
+        It is called at construction; call it again after setting attributes, as a hyper-parameter search does.
+
+        Raises:
+            ValueError: see the class.
+        """
+        self.matches = [asdict(match) for match in read_matches(self.matches)] or None
+        self.layer_map = read_layer_map(self.layer_map)
+        if self.gradient_checkpointing:
+            # 4.57 would take the reentrant kind, under which relations carry no gradient. 5.x reads the second name.
+            chosen = {"use_reentrant": False, **(self.gradient_checkpointing_kwargs or {})}
+            self.gradient_checkpointing_kwargs = self.activation_checkpointing_kwargs = chosen
+        self._check_numbers()
+        self._check_losses()
+        self._check_columns_and_lengths()
+        self._check_training_options()
+
+    def _check_numbers(self):
+        for name, reason in _ABOVE_ZERO.items():
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name}={value}: {reason}, so it must be above 0 and finite.")
+        for name in _WEIGHTS:
             weight = getattr(self, name)
-            if not (math.isfinite(weight) and weight >= 0):
+            if weight is not None and not (math.isfinite(weight) and weight >= 0):
                 raise ValueError(
                     f"{name}={weight}: a weight must be 0 or more and finite; a negative one would push the student "
                     "away from its target."
                 )
-        if self.logit_loss_weight == 0 and self.hard_label_weight == 0:
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices and not (name == "logit_loss" and value is None):
+                raise ValueError(f"{name}={value!r}: choose one of {', '.join(choices)}.")
+        if self.relation_heads is not None and self.relation_heads < 1:
+            raise ValueError(f"relation_heads={self.relation_heads}: it must be at least 1.")
+
+    def _check_losses(self):
+        if not (self.distils_logits or self.uses_hard_labels or self.distils_states):
             raise ValueError(
-                "logit_loss_weight=0 and hard_label_weight=0: the loss would be zero and nothing would be learned. "
-                "Set one of them above 0."
+                "logit_loss_weight=0, hard_label_weight=0, hidden_loss_weight=0, attention_loss_weight=0, "
+                "relation_loss_weight=0 and no match of weight above 0: the loss would be zero and nothing would be "
+                "learned. Set one of them above 0."
             )
-        if self.logit_loss not in LOGIT_LOSSES:
-            raise ValueError(f"logit_loss={self.logit_loss!r}: choose one of {', '.join(LOGIT_LOSSES)}.")
+        if self.logit_loss == "decoupled" and not (self.target_class_weight or self.non_target_class_weight):
+            raise ValueError(
+                "target_class_weight=0 and non_target_class_weight=0 with logit_loss='decoupled': the logit loss "
+                "would be zero. Set one of them above 0."
+            )
+        weights = self.teacher_weights
+        if weights is not None and not (
+            all(math.isfinite(weight) and weight >= 0 for weight in weights) and any(weights)
+        ):
+            raise ValueError(
+                f"teacher_weights={weights}: each must be 0 or more and finite, and one of them above 0, or there "
+                "would be no mean of the teachers."
+            )
+        if self.teacher_average == "probabilities" and self.logit_loss == "mse":
+            raise ValueError(
+                "teacher_average='probabilities' with logit_loss='mse': a mean of probabilities says nothing of the "
+                "size of the logits, which mse compares. Take teacher_average='logits', or another logit_loss."
+            )
+        if not 0 <= self.label_smoothing_factor < 1:
+            raise ValueError(f"label_smoothing_factor={self.label_smoothing_factor}: it must be in [0, 1).")
+        if self.label_smoothing_factor and not self.uses_hard_labels:
+            raise ValueError(
+                f"label_smoothing_factor={self.label_smoothing_factor} with hard_label_weight=0: smoothing acts on "
+                "gold labels only, so it would be ignored. Set hard_label_weight above 0, or leave smoothing out."
+            )
+
+    def _check_columns_and_lengths(self):
         if self.text_pair_column == self.text_column:
             raise ValueError(
                 f"text_pair_column={self.text_pair_column!r} is text_column too: every text would be paired with "
@@ -102,18 +285,6 @@ class DistillationArguments(TrainingArguments):
         if self.max_length < 3:
             raise ValueError(
                 f"max_length={self.max_length}: special tokens count too, so fewer than 3 would leave no text."
-            )
-        if not 0 <= self.label_smoothing_factor < 1:
-            raise ValueError(f"label_smoothing_factor={self.label_smoothing_factor}: it must be in [0, 1).")
-        if self.label_smoothing_factor and self.hard_label_weight == 0:
-            raise ValueError(
-                f"label_smoothing_factor={self.label_smoothing_factor} with hard_label_weight=0: smoothing acts on "
-                "gold labels only, so it would be ignored. Set hard_label_weight above 0, or leave smoothing out."
-            )
-        if self.use_liger_kernel:
-            raise ValueError(
-                "use_liger_kernel=True: Liger replaces the loss of language models and would go around the "
-                "distillation loss. Leave it out."
             )
         # Each version of transformers has one of the two, under another name.
         other_order = getattr(self, "group_by_length", False) or (
@@ -125,115 +296,28 @@ class DistillationArguments(TrainingArguments):
                 "them can order the rows. Keep one."
             )
 
-
-def parse_arguments(dataclass_types, argv=None, defaults=None):
-    """Read dataclasses of arguments from a command line, a YAML file and a recipe's defaults.
-
-    The YAML file, if there is one, is the last word of the command line and ends in `.yaml` or `.yml`. The command
-    line beats the YAML file, which beats `defaults`, which beat the dataclasses' own defaults.
-
-    Args:
-        dataclass_types (`type` or `Iterable[type]`): the dataclasses; no two may share a field name.
-        argv (`list[str]`, *optional*): words of the command line without the program's name; by default, this
-            process's.
-        defaults (`dict[str, Any]`, *optional*): values by field name.
-
-    Returns:
-        `tuple`: one instance of each dataclass, in order.
-
-    Raises:
-        ValueError: if the YAML file cannot be read or is not a mapping, if a name is no field, or if a value in the
-            YAML file or in `defaults` does not fit its field. A bad value on the command line ends the program with
-            the usual message of `argparse`.
-
-    Example:
-
-    ```python
-    >>> from distil_trainer import DistillationArguments, parse_arguments
-    >>> (args,) = parse_arguments(DistillationArguments, ["--temperature", "4"], {"max_length": 64})
-    >>> args.temperature, args.max_length
-    (4.0, 64)
-
-    ```
-    """
-    dataclass_types = [dataclass_types] if isinstance(dataclass_types, type) else list(dataclass_types)
-    argv = list(sys.argv[1:] if argv is None else argv)
-    # Abbreviated names are refused: `--temp` would start to fail, or change its meaning, with each new argument.
-    parser = HfArgumentParser(dataclass_types, allow_abbrev=False)
-    _set_defaults(parser, defaults or {}, "defaults")
-    if argv and argv[-1].endswith((".yaml", ".yml")):
-        yaml_file = argv.pop()
-        _set_defaults(parser, _read_yaml(yaml_file), yaml_file)
-    *instances, unknown = parser.parse_args_into_dataclasses(
-        argv, return_remaining_strings=True, look_for_args_file=False
-    )
-    if unknown:
-        options = [word.split("=")[0] for word in unknown if word.startswith("-")]
-        raise ValueError(_unknown_names("command line", options or unknown, _legal_names(parser)))
-    return tuple(instances)
-
-
-def _read_yaml(path):
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(
-            f"{path}: cannot read this file of arguments ({error}). It must be UTF-8 YAML with one `name: value` a "
-            "line."
-        ) from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: holds a {type(values).__name__}, but must hold one `name: value` a line.")
-    return values
-
-
-def _set_defaults(parser, values, source):
-    legal_names = _legal_names(parser)
-    unknown = [str(name) for name in values if name not in legal_names]
-    if unknown:
-        raise ValueError(_unknown_names(source, unknown, legal_names))
-    actions = {}
-    for action in parser._actions:
-        actions.setdefault(action.dest, action)
-    hints = {name: hint for kind in parser.dataclass_types for name, hint in typing.get_type_hints(kind).items()}
-    for name, value in values.items():
-        actions[name].required = False
-        parser.set_defaults(**{name: _convert(name, value, actions[name], hints[name], source)})
-
-
-def _convert(name, value, action, hint, source):
-    if value is None:
-        return None
-    if isinstance(value, dict | list) and action.nargs != "+":
-        # The parser reads a field such as `str | list[str]` as one word; a YAML list is its other legal form.
-        if type(value) in _plain_types(hint):
-            return value
-        raise ValueError(f"{source}: {name}={value!r} is a {type(value).__name__}, but one value is needed.")
-    # YAML reads the bare word `no` as false.
-    if value is False and action.choices and "no" in action.choices:
-        value = "no"
-    try:
-        if action.nargs == "+":
-            return [action.type(str(item)) for item in (value if isinstance(value, list) else [value])]
-        converted = action.type(str(value))
-    except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
-        raise ValueError(f"{source}: {name}={value!r} does not fit this argument: {error}.") from error
-    if action.choices and converted not in action.choices:
-        raise ValueError(f"{source}: {name}={value!r}: choose one of {', '.join(map(str, action.choices))}.")
-    return converted
-
-
-def _plain_types(hint):
-    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    return [typing.get_origin(part) or part for part in (typing.get_args(hint) if union else (hint,))]
-
-
-def _legal_names(parser):
-    return [entry.name for kind in parser.dataclass_types for entry in fields(kind) if entry.init]
-
-
-def _unknown_names(source, names, legal_names):
-    close = {name: difflib.get_close_matches(name.lstrip("-"), legal_names, n=1) for name in names}
-    hints = "".join(f" Did you mean {match[0]} instead of {name}?" for name, match in close.items() if match)
-    return f"{source}: unknown argument {', '.join(names)}.{hints} Legal names: {', '.join(sorted(legal_names))}."
+    def _check_training_options(self):
+        if self.fp16 and self.device.type == "cpu":
+            raise ValueError(
+                "fp16=True on a CPU, which has no mixed precision of that kind: accelerate would train in float32 "
+                "without a word. Take bf16=True, or leave it out."
+            )
+        if self.use_liger_kernel:
+            raise ValueError(
+                "use_liger_kernel=True: Liger replaces the loss of language models and would go around the "
+                "distillation loss. Leave it out."
+            )
+        if self.gradient_checkpointing and self.distils_states and self.gradient_checkpointing_kwargs["use_reentrant"]:
+            raise ValueError(
+                "gradient_checkpointing_kwargs={'use_reentrant': True} with a loss on inner states: layers run "
+                "without gradients first then, and what is read inside of them (attention maps, queries) would teach "
+                "nothing. Take {'use_reentrant': False}."
+            )
+        # 4.57 has warmup_ratio too.
+        warmup = self.warmup_steps or getattr(self, "warmup_ratio", 0)
+        if self.epochs_per_cycle is not None and (warmup or self.lr_scheduler_type != SchedulerType.LINEAR):
+            raise ValueError(
+                f"epochs_per_cycle={self.epochs_per_cycle} with warmup_steps={warmup} and lr_scheduler_type="
+                f"{self.lr_scheduler_type.value!r}: the cycles are a schedule of their own, which rises by itself, "
+                "and the other one would be ignored. Leave out warm-up and lr_scheduler_type, or epochs_per_cycle."
+            )

@@ -1,26 +1,29 @@
 """Do student, teacher and data fit together? Refuse where not, and find the label order where only that differs."""
 
 import logging
+import os
 
 import torch
 
+from distil_trainer.inference import padding_side
 from distil_trainer.labels import dataset_label_names, label_permutation, model_label_names
+from distil_trainer.tasks import REGRESSION, SINGLE_LABEL, problem_type
 
 logger = logging.getLogger(__name__)
 
 
 def check_student(model, training):
-    """Refuse a student that cannot be taught here: another kind of task, or float16 weights that are to be trained.
+    """Refuse a student that cannot be taught here: one label out of one, or float16 weights that are to be trained.
 
     Raises:
         ValueError: saying which.
     """
     config = model.config
-    if config.num_labels < 2 or config.problem_type not in (None, "single_label_classification"):
+    if problem_type(config) == SINGLE_LABEL and config.num_labels < 2:
         raise ValueError(
-            f"The student has num_labels={config.num_labels} and problem_type={config.problem_type!r}. Only "
-            "single-label classification with two labels or more is supported: over one label a softmax is always 1 "
-            "and nothing would be learned."
+            f"The student has num_labels={config.num_labels} and problem_type={config.problem_type!r}: over one label "
+            "a softmax is always 1, and nothing would be learned. Give it two labels or more, or make it "
+            "problem_type='regression'."
         )
     if training and any(parameter.dtype == torch.float16 for parameter in model.parameters()):
         raise ValueError(
@@ -30,24 +33,41 @@ def check_student(model, training):
         )
 
 
-def check_teacher_signal(dataset, teacher, args):
-    """Refuse a training set and a teacher that give no teacher logits, or give them twice.
+def check_teacher_signal(dataset, teachers, args):
+    """Refuse a training set and teachers that give no teacher signal, or give it twice.
+
+    Args:
+        dataset (`Dataset`): the training set.
+        teachers (`list[PreTrainedModel]`): the teachers that are asked in every step; may be empty.
+        args (`DistillationArguments`): say what the loss needs.
 
     Raises:
-        ValueError: saying which, and how to get the logits.
+        ValueError: saying which, and how to get the signal.
     """
     cached = "teacher_logits" in dataset.column_names
-    if args.logit_loss_weight == 0:
-        if teacher is not None:
+    if args.distils_states and not teachers:
+        raise ValueError(
+            "A loss on hidden states, attentions or relations is asked for, and no teacher= is given: they are far "
+            "too large to be stored, so the teacher must be there in every step. Pass teacher=, or leave these losses "
+            "out."
+        )
+    if args.distils_states and len(teachers) > 1:
+        raise ValueError(
+            f"{len(teachers)} teachers are given together with a loss on hidden states, attentions or relations: "
+            "whose layers shall be matched? Several teachers can only teach by their logits."
+        )
+    if not args.distils_logits and not args.distils_states:
+        if teachers:
             raise ValueError(
-                "teacher= is given, but logit_loss_weight=0: it would never be asked. Drop one of the two."
+                "teacher= is given, but logit_loss_weight=0 and nothing else asks it: it would never be heard. Drop "
+                "one of the two."
             )
-    elif cached and teacher is not None:
+    elif cached and teachers:
         raise ValueError(
             "train_dataset has a column 'teacher_logits', and teacher= is given: which one shall teach? Remove the "
             "column, or leave teacher= out."
         )
-    elif not cached and teacher is None:
+    elif not cached and not teachers:
         raise ValueError(
             f"train_dataset has no column 'teacher_logits' (its columns are {', '.join(dataset.column_names)}), and "
             "no teacher= is given. Add the column once with `TeacherLabeler(teacher, "
@@ -56,12 +76,12 @@ def check_teacher_signal(dataset, teacher, args):
         )
 
 
-def teacher_label_names(dataset, teacher, args):
-    """Return the label names of whoever gave the teacher logits, or `None` where no one can say or none are used."""
-    if args.logit_loss_weight == 0:
+def teacher_label_names(dataset, teachers, args, task):
+    """Return the label names of whoever gives the teacher logits, or `None` where no one can say or none are used."""
+    if not args.distils_logits or task == REGRESSION:
         return None
-    if teacher is not None:
-        return model_label_names(teacher.config)
+    if teachers:
+        return next((names for teacher in teachers if (names := model_label_names(teacher.config))), None)
     names = None if dataset is None else dataset_label_names(dataset, "teacher_label")
     if dataset is not None and names is None:
         logger.warning(
@@ -71,8 +91,13 @@ def teacher_label_names(dataset, teacher, args):
     return names
 
 
-def check_online_teacher(teacher, student):
-    """Refuse a teacher that cannot read the student's tokens, or whose logits are not the student's in number.
+def check_online_teacher(teacher, student, same_tokens):
+    """Refuse a teacher that cannot read the tokens it would be given, or whose outputs are not the student's.
+
+    Args:
+        teacher (`PreTrainedModel`): a teacher that is asked in every step.
+        student (`PreTrainedModel`): the student.
+        same_tokens (`bool`): whether it reads the student's tokens.
 
     Raises:
         ValueError: saying which.
@@ -80,17 +105,49 @@ def check_online_teacher(teacher, student):
     if teacher is student:
         raise ValueError("teacher is the student itself: freezing it would stop all learning. Pass a copy of it.")
     student_size, teacher_size = student.config.vocab_size, teacher.config.vocab_size
-    if student_size != teacher_size:
+    if same_tokens and student_size != teacher_size:
         raise ValueError(
             f"The teacher's vocabulary has {teacher_size} entries, the student's {student_size}: with another "
-            "tokenizer the teacher would read other words than the student, in silence. Compute its logits "
-            "beforehand with its own tokenizer: `TeacherLabeler(teacher, teacher_tokenizer).map(train_dataset)`, and "
-            "leave teacher= out."
+            "tokenizer the teacher would read other words than the student, in silence. Pass its own tokenizer as "
+            "teacher_processing_class=, or compute its logits beforehand: `TeacherLabeler(teacher, "
+            "teacher_tokenizer).map(train_dataset)`, and leave teacher= out."
+        )
+    if same_tokens and padding_side(teacher.config) != padding_side(student.config):
+        raise ValueError(
+            f"The teacher ({teacher.config.model_type}) reads rows padded on the {padding_side(teacher.config)}, the "
+            f"student ({student.config.model_type}) on the {padding_side(student.config)}: one of them would read "
+            "padding as text. Pass the teacher's tokenizer as teacher_processing_class=, even where it is the "
+            "student's."
         )
     if teacher.config.num_labels != student.config.num_labels:
         raise ValueError(
             f"The teacher has {teacher.config.num_labels} labels, the student {student.config.num_labels}. "
             "Distillation compares logits label by label: build the student with the teacher's labels."
+        )
+    if problem_type(teacher.config) != problem_type(student.config):
+        raise ValueError(
+            f"The teacher's problem_type is {problem_type(teacher.config)!r}, the student's "
+            f"{problem_type(student.config)!r}: their outputs mean different things. Set `config.problem_type` of "
+            "both to what the teacher was trained for."
+        )
+
+
+def check_not_sharded(args, uses_teacher):
+    """Refuse FSDP and DeepSpeed where a teacher or states are asked for in every step.
+
+    Raises:
+        ValueError: if the arguments or the launcher ask for one of them.
+    """
+    launched = [
+        name for name in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true"
+    ]
+    asked = launched + ["FSDP"] * bool(args.fsdp) + ["DEEPSPEED"] * bool(args.deepspeed)
+    if asked and uses_teacher:
+        raise ValueError(
+            f"{asked[0]} is asked for together with teacher=. A sharded teacher, and hidden states of a sharded "
+            "student, were never tried with this trainer, and a teacher that is gathered wrongly teaches noise. "
+            "Compute the logits beforehand, `TeacherLabeler(teacher, teacher_tokenizer).map(train_dataset)`, and "
+            "leave teacher= out; or train without sharding."
         )
 
 

@@ -14,7 +14,7 @@ from datasets import ClassLabel, Dataset, Features, Sequence, Value
 from datasets.utils._dill import pklregister
 from tqdm.auto import tqdm
 
-from distil_trainer.inference import predict_logits, torch_runner
+from distil_trainer.inference import check_padding, padding_side, predict_logits, torch_runner
 from distil_trainer.label_store import KEY_DTYPE, LogitStore, text_keys
 from distil_trainer.labeled_dataset import describe_teacher
 from distil_trainer.teacher_key import name_teacher, resolve_dtype, teacher_key
@@ -37,8 +37,8 @@ class TeacherLabeler:
     names that are there already are replaced.
 
     Args:
-        teacher (`PreTrainedModel`): a trained sequence classifier; moved to this process's device (accelerate's
-            choice) and put into evaluation mode when it first runs.
+        teacher (`PreTrainedModel`): a trained sequence classifier, of any architecture; moved to this process's device
+            (accelerate's choice) and put into evaluation mode when it first runs.
         tokenizer (`PreTrainedTokenizerFast`): the teacher's tokenizer.
         text_column (`str`, *optional*, defaults to `"sentence"`): column of texts.
         text_pair_column (`str`, *optional*): column of second sentences.
@@ -58,7 +58,8 @@ class TeacherLabeler:
         teacher_name (`str`, *optional*): how cards name the teacher. Default: its Hub id, or the name of its folder.
 
     Raises:
-        ValueError: if an argument is out of range or the teacher's type contradicts `dtype`.
+        ValueError: if an argument is out of range, the teacher's type contradicts `dtype`, or the teacher would read
+            padding as text.
         TypeError: if the tokenizer is not a fast one.
 
     Example:
@@ -89,6 +90,7 @@ class TeacherLabeler:
                 f"tokenizer={type(tokenizer).__name__} is a slow one. The store of logits is keyed by the content of "
                 "tokenizer.json, which only fast tokenizers have: load it with `AutoTokenizer.from_pretrained`."
             )
+        check_padding(teacher.config, tokenizer)
         for name, value in (
             ("max_length", max_length),
             ("tokens_per_batch", 1 if tokens_per_batch is None else tokens_per_batch),
@@ -308,6 +310,7 @@ class TeacherLabeler:
             text_pairs,
             max_length=self.max_length,
             tokens_per_batch=self.tokens_per_batch,
+            padding_side=padding_side(self.teacher.config),
         )
         broken = np.flatnonzero(~np.isfinite(logits).all(axis=1))
         if len(broken):

@@ -2,7 +2,10 @@
 
 import re
 
-from datasets import ClassLabel
+from datasets import ClassLabel, LargeList, Sequence, Value
+
+# `List`, or before datasets 4 `Sequence` itself.
+_LIST_TYPES = (type(Sequence(Value("int64"))), LargeList)
 
 # What data sets write where a row has no label.
 UNLABELLED = (None, -1, -100)
@@ -22,8 +25,13 @@ def model_label_names(config):
 
 
 def dataset_label_names(dataset, label_column="label"):
-    """Return the names of a `ClassLabel` column, or `None` where the column is absent or holds bare integers."""
+    """Return the names of a `ClassLabel` column, or `None` where the column is absent or holds bare integers.
+
+    A column of lists of `ClassLabel`, for rows with several labels, has names too.
+    """
     feature = dataset.features.get(label_column)
+    if isinstance(feature, _LIST_TYPES):
+        feature = feature.feature
     return list(feature.names) if isinstance(feature, ClassLabel) else None
 
 

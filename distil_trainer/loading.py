@@ -8,6 +8,7 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig
 
+from distil_trainer.inference import check_padding
 from distil_trainer.labels import label_permutation, model_label_names
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,8 @@ def load_classifier(name_or_path, *, revision=None, label_names=None, to_be_trai
     Raises:
         OSError: if nothing can be loaded from `name_or_path`, or it has no tokenizer.
         ValueError: if the checkpoint lacks weights that nobody will train, needs code that is not trusted, has no fast
-            tokenizer, no token to pad with, or a tokenizer of another model, or does not have `label_names`.
+            tokenizer, no token to pad with or one that it would read as text, or a tokenizer of another model, or
+            does not have `label_names`.
     """
     name = os.fspath(name_or_path)
     _check_code_is_trusted(name, _config_dict(name, revision), trust_remote_code)
@@ -51,6 +53,7 @@ def load_classifier(name_or_path, *, revision=None, label_names=None, to_be_trai
             "right one there."
         )
     _ensure_padding(model, tokenizer, name)
+    check_padding(model.config, tokenizer)
     return model, tokenizer
 
 

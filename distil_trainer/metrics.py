@@ -1,87 +1,194 @@
-"""Accuracy and macro-F1 as `evaluate` metrics over scikit-learn, which, unlike `evaluate.load`, need no network."""
+"""What a `Trainer` reports of each kind of task: `compute_metrics` functions, and the counts behind them."""
 
-import tempfile
+import functools
 
-import datasets
-import evaluate
 import numpy as np
-from sklearn.metrics import accuracy_score, f1_score
+from scipy.special import log_softmax
+from sklearn import metrics as scores
 
-_FEATURES = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
-_CITATION = "Pedregosa et al., Scikit-learn: Machine Learning in Python, JMLR 12 (2011), 2825-2830."
-_INPUTS = """
-Args:
-    predictions (`list[int]` of length `n`): predicted labels.
-    references (`list[int]` of length `n`): gold labels.
-"""
+from distil_trainer.evaluate_metrics import (
+    Accuracy,
+    AveragePrecision,
+    MacroF1,
+    MatthewsCorrelation,
+    MeanSquaredError,
+    MicroF1,
+    PairF1,
+    PearsonCorrelation,
+    SpearmanCorrelation,
+)
 
 
-class _InMemoryMetric(evaluate.Metric):
-    """A metric over two integer columns that leaves nothing in evaluate's cache folder."""
+def metrics_for(problem_type, num_labels, pairs=False):
+    """Return the function for `Trainer(compute_metrics=...)` that fits a task.
 
-    def __init__(self):
-        # evaluate makes its cache folder even where it keeps everything in memory.
-        with tempfile.TemporaryDirectory() as folder:
-            super().__init__(keep_in_memory=True, cache_dir=folder)
+    It takes an `EvalPrediction` with logits of shape `(n, num_labels)` as `predictions` (or a tuple that starts with
+    them) and leaves unlabelled rows out. What it returns are numbers only, since the `Trainer` logs each of them; for
+    the counts behind them see `confusion_matrix`.
 
-    def _info(self):
-        return evaluate.MetricInfo(
-            description=type(self).__doc__, citation=_CITATION, inputs_description=_INPUTS, features=_FEATURES
+    - `"single_label_classification"`: `label_ids` are integers of shape `(n,)`, below 0 where a row is unlabelled.
+      Gives `accuracy`, `macro_f1` and `perplexity`; for pairs of texts and two labels `f1` (of label 1) and `mcc` too.
+    - `"multi_label_classification"`: `label_ids` are 0 or 1, of shape `(n, num_labels)`; a row of NaN is unlabelled. A
+      label is predicted where its logit is above 0. Gives `micro_f1`, `macro_f1`, `average_precision` and
+      `average_precision_labels`.
+    - `"regression"`: `label_ids` are numbers of shape `(n,)` or `(n, num_labels)`; a row with NaN is unlabelled. Gives
+      `pearson`, `spearman` and `mse`, over several values their means.
+
+    Perplexity is exp(mean cross-entropy on the gold labels): 1 at best, `num_labels` for even guesses.
+
+    Args:
+        problem_type (`str`): one of the three above.
+        num_labels (`int`): number of the model's labels or values.
+        pairs (`bool`, *optional*, defaults to `False`): whether a row holds two texts.
+
+    Returns:
+        `Callable[[EvalPrediction], dict[str, float]]`, which raises a `ValueError` if no row is labelled, or if labels
+        or logits are not as above.
+
+    Raises:
+        ValueError: if `problem_type` is another one.
+    """
+    if problem_type == "multi_label_classification":
+        return _multi_label_metrics
+    if problem_type == "regression":
+        return _regression_metrics
+    if problem_type != "single_label_classification":
+        raise ValueError(
+            f"problem_type={problem_type!r}: metrics are known for single_label_classification, "
+            "multi_label_classification and regression. Set `model.config.problem_type` to one of them."
         )
-
-
-class Accuracy(_InMemoryMetric):
-    """Share of rows whose prediction is the gold label.
-
-    Example:
-
-        >>> Accuracy().compute(predictions=[0, 1, 1, 0], references=[0, 1, 0, 0])
-        {'accuracy': 0.75}
-    """
-
-    def _compute(self, predictions, references):
-        return {"accuracy": float(accuracy_score(references, predictions))}
-
-
-class MacroF1(_InMemoryMetric):
-    """F1 of each class that occurs in the gold labels or the predictions, averaged with equal weights.
-
-    Example:
-
-        >>> MacroF1().compute(predictions=[0, 1, 1, 0], references=[0, 1, 0, 0])
-        {'macro_f1': 0.7333333333333334}
-    """
-
-    def _compute(self, predictions, references):
-        return {"macro_f1": float(f1_score(references, predictions, average="macro", zero_division=0))}
+    return (
+        functools.partial(_single_label_metrics, with_pair_metrics=True)
+        if pairs and num_labels == 2
+        else compute_metrics
+    )
 
 
 def compute_metrics(eval_prediction):
-    """Compute accuracy and macro-F1 for `Trainer(compute_metrics=...)`, over the labelled rows.
+    """Compute accuracy, macro-F1 and perplexity for `Trainer(compute_metrics=...)`, over the labelled rows.
 
     Args:
         eval_prediction (`EvalPrediction`): `predictions` of shape `(n, num_labels)` (or a tuple that starts with them)
             and `label_ids` of shape `(n,)`; negative labels (-1, -100) mark unlabelled rows, which are left out.
 
     Returns:
-        `dict[str, float]`: `accuracy`, `macro_f1`.
+        `dict[str, float]`: `accuracy`, `macro_f1`, `perplexity`.
 
     Raises:
-        ValueError: if no row is labelled, or logits are not finite.
+        ValueError: if no row is labelled, a label is not one of the model's, or logits are not finite.
     """
-    logits = eval_prediction.predictions
-    logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits)
-    labels = np.asarray(eval_prediction.label_ids)
-    labelled = labels >= 0
-    if not labelled.any():
+    return _single_label_metrics(eval_prediction)
+
+
+def confusion_matrix(logits, labels, label_names):
+    """Count for each gold label how often each label was predicted.
+
+    Args:
+        logits (`np.ndarray` of shape `(n, num_labels)`): finite logits.
+        labels (`np.ndarray` of shape `(n,)`): gold labels; negative ones (-1, -100) mark unlabelled rows.
+        label_names (`list[str]` of length `num_labels`): names in logit order.
+
+    Returns:
+        `dict[str, dict[str, int]]`: gold label, then predicted label, then the number of rows.
+
+    Raises:
+        ValueError: as in `compute_metrics`, or if the names are not as many as the logits.
+    """
+    logits, labels = _labelled_rows(logits, labels)
+    if len(label_names) != logits.shape[1]:
         raise ValueError(
-            f"None of the {len(labels)} evaluation rows is labelled (labels are all negative): accuracy and macro-F1 "
-            "are not defined. Give a labelled evaluation data set, or leave out compute_metrics."
+            f"label_names={label_names} are {len(label_names)}, but there are {logits.shape[1]} logits a row: counts "
+            "would stand under the wrong name. Give the model's names, `model_label_names(model.config)`."
         )
+    counts = scores.confusion_matrix(labels, logits.argmax(axis=1), labels=range(len(label_names)))
+    return {
+        name: dict(zip(label_names, row, strict=True)) for name, row in zip(label_names, counts.tolist(), strict=True)
+    }
+
+
+def _single_label_metrics(eval_prediction, with_pair_metrics=False):
+    logits, labels = _labelled_rows(eval_prediction.predictions, eval_prediction.label_ids)
+    rows = {"predictions": logits.argmax(axis=1), "references": labels}
+    result = {**Accuracy().compute(**rows), **MacroF1().compute(**rows)}
+    if with_pair_metrics:
+        result |= PairF1().compute(**rows) | MatthewsCorrelation().compute(**rows)
+    cross_entropy = -log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean()
+    with np.errstate(over="ignore"):  # a run that went astray may be perplexed without bounds
+        result["perplexity"] = float(np.exp(cross_entropy))
+    return result
+
+
+def _multi_label_metrics(eval_prediction):
+    logits, labels = _rows_with_values(eval_prediction)
+    if not np.isin(labels, (0, 1)).all():
+        row = int((~np.isin(labels, (0, 1))).any(axis=1).argmax())
+        raise ValueError(
+            f"The labels of row {row} of the labelled rows are {labels[row].tolist()}, but each must be 0 or 1 (a row "
+            "of NaN is unlabelled): set config.problem_type='regression' for other values."
+        )
+    references = labels.astype(np.int64).tolist()
+    predicted = {"predictions": (logits > 0).astype(np.int64).tolist(), "references": references}
+    return {
+        **MicroF1().compute(**predicted),
+        **MacroF1().compute(**predicted),
+        **AveragePrecision().compute(predictions=logits.tolist(), references=references),
+    }
+
+
+def _regression_metrics(eval_prediction):
+    predictions, values = _rows_with_values(eval_prediction)
+    columns = [
+        {"predictions": predicted, "references": gold} for predicted, gold in zip(predictions.T, values.T, strict=True)
+    ]
+    result = {}
+    for metric in (PearsonCorrelation(), SpearmanCorrelation(), MeanSquaredError()):
+        of_column = [metric.compute(**column) for column in columns]
+        result |= {name: float(np.mean([scored[name] for scored in of_column])) for name in of_column[0]}
+    return result
+
+
+def _labelled_rows(logits, labels):
+    """Return logits and labels of the labelled rows of a single-label task."""
+    logits, labels = _finite_logits(logits), np.asarray(labels)
+    labelled = labels >= 0
+    _check_some_labelled(labelled)
+    logits, labels = logits[labelled], labels[labelled]
+    if labels.max() >= logits.shape[1]:
+        raise ValueError(
+            f"An evaluation row has the label {labels.max()}, but there are {logits.shape[1]} logits a row: labels 0 "
+            f"to {logits.shape[1] - 1}. Evaluate on data with the model's labels."
+        )
+    return logits, labels
+
+
+def _rows_with_values(eval_prediction):
+    """Return logits and labels of the labelled rows, both of shape `(n, num_labels)`, where NaN means unlabelled."""
+    logits = _finite_logits(eval_prediction.predictions)
+    values = np.asarray(eval_prediction.label_ids, dtype=np.float64)
+    values = values[:, None] if values.ndim == 1 else values
+    if values.shape != logits.shape:
+        raise ValueError(
+            f"The labels have shape {values.shape}, the logits {logits.shape}: they must have one value a row for "
+            "each of the model's labels. Check config.num_labels and config.problem_type."
+        )
+    labelled = ~np.isnan(values).any(axis=1)
+    _check_some_labelled(labelled)
+    return logits[labelled], values[labelled]
+
+
+def _finite_logits(logits):
+    logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits, dtype=np.float64)
     if not np.isfinite(logits).all():
         raise ValueError(
             f"The logits of {int((~np.isfinite(logits).all(axis=1)).sum())} of {len(logits)} evaluation rows hold NaN "
             "or infinite values, which would silently count as label 0: the run diverged, or half precision overflows."
         )
-    rows = {"predictions": logits[labelled].argmax(axis=1), "references": labels[labelled]}
-    return {**Accuracy().compute(**rows), **MacroF1().compute(**rows)}
+    return logits
+
+
+def _check_some_labelled(labelled):
+    if not labelled.any():
+        raise ValueError(
+            f"None of the {len(labelled)} evaluation rows is labelled (labels are all negative or NaN), so no metric "
+            "is defined. Give a labelled evaluation data set, or leave out compute_metrics."
+        )

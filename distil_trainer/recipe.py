@@ -9,14 +9,15 @@ from accelerate import PartialState
 
 from distil_trainer.augmentation.analyzers import load_pipeline
 from distil_trainer.closing import close_run, measure, pytorch_contender, ship_once
+from distil_trainer.fine_tuning import gold_label_arguments
 from distil_trainer.hub import check_can_push
 from distil_trainer.labeled_dataset import push_labeled_dataset
 from distil_trainer.labeling import TeacherLabeler
 from distil_trainer.labels import dataset_label_names
+from distil_trainer.objective import logit_loss_name
 from distil_trainer.recipe_arguments import run_settings
 from distil_trainer.run_folder import RunFolder
 from distil_trainer.stages import (
-    gold_label_arguments,
     hub_id,
     make_transfer_set,
     run_facts,
@@ -25,6 +26,7 @@ from distil_trainer.stages import (
     train_once,
     without_leaks,
 )
+from distil_trainer.tasks import problem_type
 from distil_trainer.teacher_key import weights_hash
 
 
@@ -114,7 +116,10 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
         teacher_name=teacher_name,
     )
     _check_same_models(run, labeler.fingerprint, weights_hash(student))
-    transfer_set = labeler.map(transfer_set)
+    # A teacher whose inner states are compared is there in every step, and gives its logits on the way.
+    online = {"teacher": teacher, "teacher_tokenizer": teacher_tokenizer} if training.distils_states else {}
+    if not online or shipping.hub_dataset_id:
+        labelled_set = labeler.map(transfer_set)
     teacher_logits = {
         ("teacher", name): np.asarray(labeler.map(split)["teacher_logits"], dtype=np.float32)
         for name, split in evaluation_splits.items()
@@ -125,10 +130,11 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
         "student",
         student,
         tokenizer,
-        transfer_set,
+        transfer_set if online else labelled_set,
         splits["validation"],
         training,
         trust_remote_code=models.trust_remote_code,
+        **online,
     )
     control, _ = train_once(
         run,
@@ -149,6 +155,7 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
     ]
     rows, comparisons = measure(run, contenders, evaluation_splits, training, shipping, known_logits=teacher_logits)
     used_for = ["the int8 file"] + ["the best checkpoint"] * training.load_best_model_at_end
+    used_for += ["the teacher's best epoch"] * models.train_teacher
     teacher_path = models.teacher_model_name_or_path
     report_parts = {
         "run": facts,
@@ -175,7 +182,7 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
             for name, split in splits.items()
         }
         | {"transfer": transfer_facts},
-        "training": _hyper_parameters(training, steps),
+        "training": _hyper_parameters(training, problem_type(student.config), steps),
         "models": rows,
         "comparisons": comparisons,
         "export": {**shipped, "subfolder": "onnx"},
@@ -183,7 +190,7 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
     report, table = close_run(run, report_parts, shipping, training)
     if shipping.hub_dataset_id and PartialState().is_main_process:
         push_labeled_dataset(
-            transfer_set, shipping.hub_dataset_id, private=bool(training.hub_private_repo), token=training.hub_token
+            labelled_set, shipping.hub_dataset_id, private=bool(training.hub_private_repo), token=training.hub_token
         )
     return report, table
 
@@ -212,16 +219,34 @@ def _repositories(training, shipping):
     return repositories
 
 
-def _hyper_parameters(training, steps):
+# What distillation adds to the losses on logits and labels: shown on the card where it was set.
+_STATE_LOSSES = (
+    "layer_map",
+    "hidden_loss_weight",
+    "hidden_loss",
+    "attention_loss_weight",
+    "attention_loss",
+    "relation_loss_weight",
+    "relation_heads",
+    "matches",
+    "projection_learning_rate",
+)
+_SCHEDULES = ("final_temperature", "final_logit_loss_weight", "final_hard_label_weight", "epochs_per_cycle")
+
+
+def _hyper_parameters(training, task, steps):
     batch_size = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
+    logit_loss = logit_loss_name(training, task)
+    shown = _SCHEDULES + (_STATE_LOSSES if training.distils_states else ())
     return {
-        "logit_loss": training.logit_loss,
+        "logit_loss": logit_loss,
         "logit_loss_weight": training.logit_loss_weight,
-        "temperature": None if training.logit_loss == "mse" else training.temperature,
+        "temperature": None if logit_loss == "mse" else training.temperature,
         "hard_label_weight": training.hard_label_weight,
+        **{name: getattr(training, name) or None for name in shown},
         "optimizer": str(training.optim.value),
         "learning_rate": training.learning_rate,
-        "schedule": str(training.lr_scheduler_type.value),
+        "schedule": "cyclic" if training.epochs_per_cycle else str(training.lr_scheduler_type.value),
         "warmup_steps": training.warmup_steps,
         "weight_decay": training.weight_decay,
         "batch_size": batch_size,

@@ -23,12 +23,20 @@ class ModelArguments:
     teacher_learning_rate: float = field(default=2e-5, metadata={"help": "Peak learning rate of that fine-tuning."})
     teacher_num_train_epochs: float = field(default=3.0, metadata={"help": "Epochs of that fine-tuning."})
     teacher_max_steps: int = field(default=-1, metadata={"help": "Steps of that fine-tuning, in place of epochs."})
+    teacher_select_by: str = field(
+        default="accuracy",
+        metadata={"help": "Metric of the validation split that chooses the teacher's best epoch: accuracy or loss."},
+    )
     student_model_name_or_path: str | None = field(default=None, metadata={"help": "Student: Hub id or local folder."})
     student_layers: list[int] | None = field(
         default=None,
         metadata={"help": "Make the student of these teacher layers, counted from 1, in place of a checkpoint."},
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run Python files that come with a model."})
+
+    def __post_init__(self):
+        if self.teacher_select_by not in ("accuracy", "loss"):
+            raise ValueError(f"teacher_select_by={self.teacher_select_by!r}: choose accuracy or loss.")
 
 
 @dataclass

@@ -18,7 +18,7 @@ from accelerate import PartialState
 from datasets import load_from_disk
 from transformers import TrainerState, set_seed
 
-from distil_trainer.augmentation import RuleAugmenter, drop_duplicates_and_leaks, drop_leaks, operator_counts
+from distil_trainer.augmentation import RuleAugmenter, drop_duplicates_and_leaks, drop_leaks, operator_counts, texts_of
 from distil_trainer.data import load_splits
 from distil_trainer.labels import dataset_label_names, label_permutation, model_label_names
 from distil_trainer.latency import cpu_name
@@ -78,8 +78,8 @@ def _load_teacher(models, label_names):
 def without_leaks(train, evaluation_splits, training):
     """Drop from a training split what stands in evaluation splits; see `drop_leaks`.
 
-    It comes before everything that trains, so that teacher, student and control are denied the same rows. Pairs are
-    left as they are: a first text that stands in both does not make a pair stand in both.
+    It comes before everything that trains, so that teacher, student and control are denied the same rows. Of pairs
+    both texts must stand there together.
 
     Args:
         train (`Dataset`): rows to train on.
@@ -92,9 +92,8 @@ def without_leaks(train, evaluation_splits, training):
     Raises:
         ValueError: if no row is left.
     """
-    if training.text_pair_column is not None:
-        return train, 0
-    kept, dropped = drop_leaks(train, _texts_of(evaluation_splits, training), training.text_column)
+    columns = training.text_column, training.text_pair_column
+    kept, dropped = drop_leaks(train, texts_of(evaluation_splits, *columns), *columns)
     if not len(kept):
         raise ValueError(
             f"All {len(train)} training texts stand in the evaluation splits too, so nothing is left to train on: "
@@ -164,11 +163,8 @@ def make_transfer_set(run, train, evaluation_splits, augmentation, training, *, 
                 num_proc=processes if processes > 1 else None,
                 desc="Augmenting",
             )
-        counts = {"duplicates": 0, "in_evaluation_data": 0}
-        if training.text_pair_column is None:
-            transfer, counts = drop_duplicates_and_leaks(
-                transfer, _texts_of(evaluation_splits, training), training.text_column
-            )
+        columns = training.text_column, training.text_pair_column
+        transfer, counts = drop_duplicates_and_leaks(transfer, texts_of(evaluation_splits, *columns), *columns)
         transfer.save_to_disk(path)
         facts = {
             "rows": len(transfer),
@@ -183,7 +179,19 @@ def make_transfer_set(run, train, evaluation_splits, augmentation, training, *, 
     return load_from_disk(folder), json.loads((folder / "facts.json").read_text())
 
 
-def train_once(run, name, model, tokenizer, train_dataset, eval_dataset, training, *, trust_remote_code=False):
+def train_once(
+    run,
+    name,
+    model,
+    tokenizer,
+    train_dataset,
+    eval_dataset,
+    training,
+    *,
+    teacher=None,
+    teacher_tokenizer=None,
+    trust_remote_code=False,
+):
     """Train a model with `DistillationTrainer`, going on from the last checkpoint of an earlier start.
 
     Args:
@@ -194,6 +202,8 @@ def train_once(run, name, model, tokenizer, train_dataset, eval_dataset, trainin
         train_dataset (`Dataset`): a labelled transfer set, or a split with gold labels.
         eval_dataset (`Dataset`): the validation split; used only with `eval_strategy`.
         training (`DistillationArguments`): how to train. `output_dir` is replaced by a folder of the run.
+        teacher (`PreTrainedModel`, *optional*): is asked in every step, where the data are not labelled beforehand.
+        teacher_tokenizer (`PreTrainedTokenizerFast`, *optional*): its tokenizer.
         trust_remote_code (`bool`, *optional*, defaults to `False`): the model may bring its own Python files.
 
     Returns:
@@ -204,10 +214,8 @@ def train_once(run, name, model, tokenizer, train_dataset, eval_dataset, trainin
         arguments = copy.copy(training)
         arguments.output_dir = checkpoints
         arguments.push_to_hub = False
+        arguments.drop_evaluation_rows = False  # dropped before, and counted in the report; see `without_leaks`
         arguments.dataloader_pin_memory = arguments.device.type == "cuda"  # elsewhere it only warns
-        compute_metrics = None
-        if arguments.eval_strategy != "no":
-            from distil_trainer.metrics import compute_metrics  # importing `evaluate` takes seconds
         state, result = _finished_training(checkpoints, arguments.load_best_model_at_end)
         if state is None:
             trainer = DistillationTrainer(
@@ -216,7 +224,8 @@ def train_once(run, name, model, tokenizer, train_dataset, eval_dataset, trainin
                 train_dataset=train_dataset,
                 eval_dataset=eval_dataset,
                 processing_class=tokenizer,
-                compute_metrics=compute_metrics,
+                teacher=teacher,
+                teacher_processing_class=teacher_tokenizer,
             )
             trainer.train(resume_from_checkpoint=last_complete_checkpoint(checkpoints))
             state = trainer.state
@@ -234,19 +243,6 @@ def train_once(run, name, model, tokenizer, train_dataset, eval_dataset, trainin
     folder = run.path(name)
     steps = json.loads((folder / "trainer_state.json").read_text())["global_step"]
     return load_classifier(folder, trust_remote_code=trust_remote_code)[0], steps
-
-
-def gold_label_arguments(training, **changes):
-    """Return a copy of the arguments that trains on gold labels alone: for the control, and to fine-tune a teacher.
-
-    Args:
-        training (`DistillationArguments`): the student's arguments.
-        **changes: fields to set besides, such as `max_steps`.
-    """
-    arguments = copy.copy(training)
-    for name, value in {"logit_loss_weight": 0.0, "hard_label_weight": 1.0, **changes}.items():
-        setattr(arguments, name, value)
-    return arguments
 
 
 def split_facts(dataset, source, used_for=None):
@@ -324,10 +320,6 @@ def _content_hash(dataset):
         for piece in batch.combine_chunks().to_batches():
             digest.update(piece.serialize())
     return digest.hexdigest()
-
-
-def _texts_of(splits, training):
-    return [text for split in splits for text in split[training.text_column]]
 
 
 def _augmentation_settings(augmentation, analyzer, seed):

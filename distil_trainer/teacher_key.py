@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 import xxhash
 
+from distil_trainer.inference import padding_side
+
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 # Facts about where a model came from, which leave its logits as they are.
 _NOT_IN_KEY = {"_name_or_path", "_commit_hash", "architectures", "dtype", "torch_dtype", "transformers_version"}
@@ -31,7 +33,7 @@ def teacher_key(teacher, tokenizer, *, max_length, dtype, pairs):
         "class": type(teacher).__name__,
         "config": config,
         "label_names": [teacher.config.id2label[index] for index in range(teacher.config.num_labels)],
-        "tokenizer": _tokenizer_facts(tokenizer),
+        "tokenizer": _tokenizer_facts(tokenizer, teacher.config),
         "max_length": max_length,
         "dtype": str(dtype),
         "pairs": pairs,
@@ -93,7 +95,7 @@ def weights_hash(model):
     return digest.hexdigest()
 
 
-def _tokenizer_facts(tokenizer):
+def _tokenizer_facts(tokenizer, config):
     # The truncation and padding in tokenizer.json are those of the last call.
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     content["truncation"] = content["padding"] = None
@@ -101,7 +103,7 @@ def _tokenizer_facts(tokenizer):
         "content": content,
         "mask_token": tokenizer.mask_token or tokenizer.unk_token,
         "inputs": tokenizer.model_input_names,
-        "padding": [tokenizer.pad_token_id, tokenizer.padding_side],
+        "padding": [tokenizer.pad_token_id, padding_side(config)],
         "truncation_side": tokenizer.truncation_side,
     }
 

@@ -1,46 +1,60 @@
-"""`DistillationTrainer`: a `Trainer` whose loss compares the student with teacher logits, cached or online.
+"""`DistillationTrainer`: a `Trainer` whose loss compares the student's logits and inner states with a teacher's.
 
-Reference: Hinton et al. 2015, https://arxiv.org/abs/1503.02531.
+Reference: Hinton et al. 2015, https://arxiv.org/abs/1503.02531; each further loss names its paper in `losses`.
 """
 
-import inspect
-import logging
+import math
 
 import torch
-from torch.nn import functional as F
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from distil_trainer.arguments import DistillationArguments
 from distil_trainer.collator import DistillationCollator
 from distil_trainer.compatibility import (
-    check_online_teacher,
-    check_student,
-    check_teacher_signal,
+    check_not_sharded,
     match_teacher_labels,
     name_student_labels,
     set_label_names,
     teacher_label_names,
 )
+from distil_trainer.data_preparation import TEACHER_COLUMNS, DataPreparation
+from distil_trainer.inference import forward_names, padding_side
+from distil_trainer.interruption import SaveOnInterrupt
 from distil_trainer.labels import model_label_names
-from distil_trainer.losses import hard_label_cross_entropy, logit_mse, soft_cross_entropy, soft_target_kl
+from distil_trainer.matches import states_of
+from distil_trainer.matching import needs_projection, plan_matches
+from distil_trainer.objective import DistillationObjective, Signals, gold_label_loss
+from distil_trainer.preflight import check_models_and_data, reads_own_tokens
+from distil_trainer.projections import Projections, load_projections, save_projections
 from distil_trainer.sampler import EpochSampler
-from distil_trainer.training_data import check_dataset, check_teacher_logits, read_labels, token_lengths, tokenize
+from distil_trainer.schedules import cyclic_schedule
+from distil_trainer.states import StateReader, head_token, model_shape
+from distil_trainer.tasks import problem_type
+from distil_trainer.teachers import OnlineTeacher
+from distil_trainer.training_data import check_dataset, token_lengths
+from distil_trainer.training_events import TrainingEvents
 
-logger = logging.getLogger(__name__)
+# States of a whole row, which need no alignment of tokens.
+_ROW_STATES = ("cls_states", "pooled_states")
 
 
 class DistillationTrainer(Trainer):
-    """Train a small text classifier to give the logits of a large one.
+    """Train a small text classifier to answer, and if asked to work inside, like a large one.
 
-    The loss is `logit_loss_weight · logit loss + hard_label_weight · cross-entropy on gold labels`. Every term of
-    weight above 0 is logged by name, unweighted. Evaluation never needs a teacher: its loss is the plain cross-entropy
-    on gold labels, and there is none where the rows are unlabelled.
+    The loss is `logit_loss_weight · logit loss + hard_label_weight · gold-label loss + Σ weight · match`, where the
+    matches compare hidden states, attention maps, self-attention relations or pooled states (see
+    `DistillationArguments.matches` and its short forms). Every term of weight above 0 is logged by name, unweighted.
+    Evaluation never needs a teacher: its loss is the task's own on gold labels, and there is none where the rows are
+    unlabelled.
 
-    Data sets hold texts, which are tokenized once, or `input_ids`. Teacher logits come from the column
-    `teacher_logits` (see `TeacherLabeler`) or from `teacher`, never both. Label orders are matched by name: the
-    teacher's names are those of the `ClassLabel` column `teacher_label` or of `teacher.config`, the gold labels' those
-    of `label_column`. A student with placeholder names (`LABEL_0`, ...) gets the teacher's names, or else the data's.
+    The student's `problem_type` decides the task: one label a row, several (sigmoid), or a score. Data sets hold
+    texts, which are tokenized once, or `input_ids`. Teacher logits come from the column `teacher_logits` (see
+    `TeacherLabeler`) or from `teacher`, never both. Label orders are matched by name: the teacher's names are those of
+    the `ClassLabel` column `teacher_label` or of `teacher.config`, the gold labels' those of `label_column`. A student
+    with placeholder names (`LABEL_0`, ...) gets the teacher's names, or else the data's.
+
+    Ctrl-C finishes the step under way, saves a checkpoint and stops.
 
     Args:
         model (`PreTrainedModel`): the student, a sequence classifier in float32; `None` with `model_init`.
@@ -49,22 +63,27 @@ class DistillationTrainer(Trainer):
         eval_dataset (`Dataset` or `dict[str, Dataset]`, *optional*): rows to evaluate on.
         processing_class (`PreTrainedTokenizerBase`, *optional*): the student's tokenizer; needed unless the data sets
             have `input_ids` and `data_collator` is given.
-        teacher (`PreTrainedModel`, *optional*): computes the logits in every step; it must read the student's tokens.
-            It is put into evaluation mode and frozen.
+        teacher (`PreTrainedModel` or `list[PreTrainedModel]`, *optional*): computes logits and states in every step;
+            put into evaluation mode and frozen. Several teach by the mean of their logits (`teacher_weights`,
+            `teacher_average`).
+        teacher_processing_class (`PreTrainedTokenizerBase`, *optional*): the teachers' tokenizer, where it is not the
+            student's. Losses on single tokens then compare words: tokens are pooled to the words they lie in.
         data_collator (`Callable`, *optional*, defaults to `DistillationCollator(processing_class)`): makes the
             batches.
-        compute_metrics, callbacks, model_init, optimizers, preprocess_logits_for_metrics: as in `Trainer`.
+        compute_metrics (`Callable`, *optional*): by default the metrics of the task, see `metrics_for`.
+        callbacks, model_init, optimizers, preprocess_logits_for_metrics: as in `Trainer`.
 
     Raises:
         TypeError: if `args` or a data set is of the wrong type.
-        ValueError: if the data sets, the teacher and the student do not fit together; always before the first step.
+        ValueError: if the data sets, the teacher, the student and the losses do not fit together; always before the
+            first step.
 
     Example:
 
     ```python
-    args = DistillationArguments("out", temperature=2.0)
-    trainer = DistillationTrainer(student, args, train_dataset=labelled, eval_dataset=validation,
-    processing_class=tokenizer)
+    args = DistillationArguments("out", temperature=2.0, hidden_loss_weight=1.0)
+    trainer = DistillationTrainer(student, args, train_dataset=train, eval_dataset=validation,
+    processing_class=tokenizer, teacher=teacher)
     trainer.train()
     ```
     """
@@ -80,6 +99,7 @@ class DistillationTrainer(Trainer):
         eval_dataset=None,
         processing_class=None,
         teacher=None,
+        teacher_processing_class=None,
         data_collator=None,
         compute_metrics=None,
         callbacks=None,
@@ -89,11 +109,12 @@ class DistillationTrainer(Trainer):
     ):
         if not isinstance(args, DistillationArguments):
             raise TypeError(f"args is a {type(args).__name__}, but must be a `DistillationArguments`.")
-        if data_collator is None:
-            if processing_class is None:
-                raise ValueError("processing_class=None: pass the student's tokenizer, which pads the batches.")
-            data_collator = DistillationCollator(processing_class)
+        if data_collator is None and processing_class is None:
+            raise ValueError("processing_class=None: pass the student's tokenizer, which pads the batches.")
+        teachers = [] if teacher is None else [*teacher] if isinstance(teacher, list | tuple) else [teacher]
+        check_not_sharded(args, bool(teachers))
         self._given_label_names = None
+        self._planned = False
         super().__init__(
             model=model,
             args=args,
@@ -102,43 +123,78 @@ class DistillationTrainer(Trainer):
             eval_dataset=eval_dataset,
             processing_class=processing_class,
             model_init=model_init,
-            compute_metrics=compute_metrics,
-            callbacks=[_TellEpoch(self), *(callbacks or [])],
+            compute_metrics=compute_metrics or self._metrics,
+            callbacks=[TrainingEvents(self), *(callbacks or [])],
             optimizers=optimizers,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         # Otherwise the loss is not divided by the accumulated batches, and gradients grow with their number.
         self.model_accepts_loss_kwargs = False
         self._train_sampler = None
-        self._term_sums = {}
-        self._num_summed = 0
-        self._student_inputs = _forward_names(self.model)
-        self._teacher_inputs = set() if teacher is None else _forward_names(teacher)
+        self._term_sums, self._num_summed = {}, 0
+        self._projections = self._project = None
+        self._own_tokens = reads_own_tokens(self.model, processing_class, teachers, teacher_processing_class)
+        if data_collator is None:
+            self.data_collator = DistillationCollator(
+                processing_class,
+                teacher_processing_class if self._own_tokens else None,
+                padding_side=padding_side(self.model.config),
+                teacher_padding_side=padding_side(teachers[0].config) if teachers else None,
+            )
         eval_datasets = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
-        self._check(train_dataset, eval_datasets, teacher)
-        teacher_names = teacher_label_names(train_dataset, teacher, args)
-        self._given_label_names = name_student_labels(
-            self.model, teacher_names, [train_dataset, *eval_datasets.values()], args.label_column
-        )
-        permutation = match_teacher_labels(teacher_names, self.model)
-        self._teacher_permutation = None if permutation is None else torch.tensor(permutation, device=args.device)
+        eval_datasets = {name: dataset for name, dataset in eval_datasets.items() if dataset is not None}
+        check_models_and_data(self.model, args, train_dataset, eval_datasets, teachers, self._own_tokens)
+        self._task = problem_type(self.model.config)
+        permutations = self._match_labels(train_dataset, eval_datasets, teachers)
+        self._cached_permutation = None if teachers else permutations[0]
         self.teacher = None
-        if teacher is not None:
-            teacher.requires_grad_(False)
-            self.teacher = self.accelerator.prepare_model(teacher.eval(), evaluation_mode=True)
+        if teachers:
+            self.teacher = OnlineTeacher(
+                teachers,
+                prepare=lambda each: self.accelerator.prepare_model(each, evaluation_mode=True),
+                permutations=permutations,
+                weights=args.teacher_weights,
+                average=args.teacher_average,
+                task=self._task,
+                own_tokens=self._own_tokens,
+            )
+        self._student_inputs = forward_names(self.model)
+        self._plan_losses(self.model)
+        self._preparation = DataPreparation(
+            args,
+            self.model,
+            processing_class,
+            teachers=teachers,
+            teacher_tokenizer=teacher_processing_class if self._own_tokens else None,
+            align_words=self._own_tokens and any(match.what not in _ROW_STATES for match in self._matches),
+        )
+        self._given = (train_dataset, eval_dataset, processing_class, teacher, teacher_processing_class)
         if train_dataset is not None:
-            self.train_dataset = self._prepare_training_data(train_dataset)
-        prepared = {
-            name: self._prepare_evaluation_data(dataset, name)
-            for name, dataset in eval_datasets.items()
-            if dataset is not None
-        }
+            self.train_dataset = self._preparation.training(train_dataset, eval_datasets.values())
+        prepared = {name: self._preparation.evaluation(dataset, name) for name, dataset in eval_datasets.items()}
         self._prepared_eval_datasets = list(prepared.values())
         if eval_dataset is not None:
             self.eval_dataset = prepared if isinstance(eval_dataset, dict) else prepared["eval_dataset"]
 
+    def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
+        """Train as `Trainer.train` does; Ctrl-C finishes the step under way and saves a checkpoint.
+
+        Raises:
+            KeyboardInterrupt: after an interrupted training.
+        """
+        interruption = SaveOnInterrupt(self.accelerator)
+        self.add_callback(interruption)
+        try:
+            with interruption:
+                return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        finally:
+            self.remove_callback(interruption)
+            self._student_reader.detach()
+            if self.teacher is not None:
+                self.teacher.reader.detach()
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Compute the distillation loss in training mode, the cross-entropy on gold labels in evaluation mode.
+        """Compute the distillation loss in training mode, the task's loss on gold labels in evaluation mode.
 
         Args:
             model (`torch.nn.Module`): the student, as accelerate wrapped it.
@@ -150,12 +206,16 @@ class DistillationTrainer(Trainer):
         Returns:
             `torch.Tensor`, a scalar, or `tuple[torch.Tensor, SequenceClassifierOutput]`.
         """
-        logits = model(**{name: value for name, value in inputs.items() if name in self._student_inputs}).logits
+        student_inputs = {name: value for name, value in inputs.items() if name in self._student_inputs}
         if model.training:
-            loss = self._distillation_loss(logits, inputs)
+            outputs = model(**student_inputs, **self._student_reader.forward_arguments)
+            loss = self._distillation_loss(outputs, inputs)
         else:
-            loss = F.cross_entropy(logits.float(), inputs["labels"])
-        return (loss, SequenceClassifierOutput(loss=loss, logits=logits)) if return_outputs else loss
+            outputs = model(**student_inputs)
+            loss = gold_label_loss(self._task, outputs.logits, inputs["labels"])
+        if return_outputs:
+            return loss, SequenceClassifierOutput(loss=loss, logits=outputs.logits)
+        return loss
 
     def log(self, logs, start_time=None):
         """Add to a training log the mean of each loss term since the last one, over batches and processes."""
@@ -163,6 +223,8 @@ class DistillationTrainer(Trainer):
             means = torch.stack(list(self._term_sums.values())) / self._num_summed
             means = self.accelerator.reduce(means, reduction="mean").tolist()
             logs = {**logs, **dict(zip(self._term_sums, means, strict=True))}
+            if self.args.final_temperature is not None:
+                logs["temperature"] = self._temperature
             self._term_sums, self._num_summed = {}, 0
         super().log(logs, start_time)
 
@@ -171,58 +233,107 @@ class DistillationTrainer(Trainer):
         prepared = any(eval_dataset is dataset for dataset in self._prepared_eval_datasets)
         if eval_dataset is not None and not isinstance(eval_dataset, str) and not prepared:
             check_dataset(eval_dataset, "eval_dataset")
-            eval_dataset = self._prepare_evaluation_data(eval_dataset, "eval_dataset")
+            eval_dataset = self._preparation.evaluation(eval_dataset, "eval_dataset")
         return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset):
         check_dataset(test_dataset, "test_dataset")
-        labelled = self.args.label_column in test_dataset.column_names or "labels" in test_dataset.column_names
-        return super().get_test_dataloader(self._prepare_evaluation_data(test_dataset, "test_dataset", labelled))
+        labelled = self._preparation.is_labelled(test_dataset)
+        return super().get_test_dataloader(self._preparation.evaluation(test_dataset, "test_dataset", labelled))
 
     def call_model_init(self, trial=None):
         model = super().call_model_init(trial)
         if self._given_label_names:
             set_label_names(model, self._given_label_names)
+        if self._planned:  # hyper-parameter search has changed the arguments by now
+            self.args.check()
+            self._plan_losses(model)
         return model
 
-    def _distillation_loss(self, logits, inputs):
-        args = self.args
-        terms = {}
-        if args.logit_loss_weight:
-            teacher_logits = self._teacher_logits(inputs)
-            if args.logit_loss == "kl":
-                terms["soft_target_kl"] = soft_target_kl(logits, teacher_logits, args.temperature)
-            elif args.logit_loss == "mse":
-                terms["logit_mse"] = logit_mse(logits, teacher_logits)
-            else:
-                terms["soft_cross_entropy"] = soft_cross_entropy(logits, teacher_logits, args.temperature)
-            loss = args.logit_loss_weight * next(iter(terms.values()))
-        if args.hard_label_weight:
-            hard_loss = hard_label_cross_entropy(logits, inputs["labels"], args.label_smoothing_factor)
-            terms["hard_label_cross_entropy"] = hard_loss
-            loss = args.hard_label_weight * hard_loss + (loss if args.logit_loss_weight else 0)
+    def create_optimizer(self, *args):
+        # transformers 5 passes the model.
+        created = self.optimizer is None
+        optimizer = super().create_optimizer(*args)
+        if created:
+            self._projections = self._project = None
+            if self._projected_widths:
+                self._projections = Projections(self._projected_widths, self.args.seed).to(self.args.device)
+                self._project = self.accelerator.prepare_model(self._projections)
+                learning_rate = self.args.projection_learning_rate or self.args.learning_rate
+                optimizer.add_param_group(
+                    {"params": list(self._projections.parameters()), "lr": learning_rate, "weight_decay": 0.0}
+                )
+        return optimizer
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        if self.args.epochs_per_cycle is None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is None:
+            batches = math.ceil(len(self.train_dataset) / (self._train_batch_size * self.args.world_size))
+            steps_per_epoch = math.ceil(batches / self.args.gradient_accumulation_steps)
+            steps_per_cycle = round(self.args.epochs_per_cycle * steps_per_epoch)
+            self.lr_scheduler = cyclic_schedule(optimizer or self.optimizer, steps_per_cycle)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _distillation_loss(self, outputs, inputs):
+        progress = min(1.0, self.state.global_step / max(1, self.state.max_steps - 1))
+        self._temperature = self._objective.temperature(progress)
+        student = Signals(
+            outputs.logits, self._student_reader.read(outputs), inputs["attention_mask"], self._student_head_token
+        )
+        teacher = None
+        if self.teacher is not None:
+            teacher = self.teacher(inputs, self._temperature)
+        elif "teacher_logits" in inputs:
+            logits = inputs["teacher_logits"]
+            if self._cached_permutation is not None:
+                logits = logits[:, self._cached_permutation]
+            teacher = Signals(logits, {}, None, None)
+        loss, terms = self._objective(student, teacher, inputs, self._project, progress)
         for name, term in terms.items():
-            self._term_sums[name] = self._term_sums.get(name, 0) + term.detach()
+            self._term_sums[name] = self._term_sums.get(name, 0) + term
         self._num_summed += 1
         return loss
 
-    def _teacher_logits(self, inputs):
-        if self.teacher is None:
-            teacher_logits = inputs["teacher_logits"]
-        else:
-            if self.teacher.training:
-                self.teacher.eval()
-            with torch.no_grad():
-                teacher_inputs = {name: value for name, value in inputs.items() if name in self._teacher_inputs}
-                teacher_logits = self.teacher(**teacher_inputs).logits
-        if self._teacher_permutation is not None:
-            teacher_logits = teacher_logits[:, self._teacher_permutation]
-        return teacher_logits
+    def _plan_losses(self, student):
+        """Settle which terms there are; every model that `model_init` makes is planned for anew."""
+        self._matches, self._projected_widths, wanted = [], {}, set()
+        if self.args.distils_states and self.teacher is not None:
+            shapes = self.teacher.shape, model_shape(student.config)
+            self._matches = plan_matches(self.args, *shapes)
+            self._projected_widths = {
+                match.name: (shapes[1].hidden_size, shapes[0].hidden_size)
+                for match in self._matches
+                if needs_projection(match, *shapes)
+            }
+            if self._projected_widths and self.optimizer is not None and not self._planned:
+                raise ValueError(
+                    f"optimizers= is given, and {', '.join(self._projected_widths)} need projections from width "
+                    f"{shapes[1].hidden_size} to {shapes[0].hidden_size}, which it would never train. Leave "
+                    "optimizers= out, and set optim=, learning_rate= and projection_learning_rate= in the arguments."
+                )
+            wanted = {states_of(match.what) for match in self._matches}
+            self.teacher.read_states(wanted)
+        self._student_reader = StateReader(student, wanted)
+        self._student_head_token = head_token(student.config)
+        self._objective = DistillationObjective(
+            self.args, self._task, self._matches, projected=set(self._projected_widths)
+        )
+        self._planned = True
+
+    def _metrics(self, eval_prediction):
+        from distil_trainer.metrics import metrics_for  # importing `evaluate` takes seconds
+
+        pairs = self.args.text_pair_column is not None
+        return metrics_for(self._task, self.model.config.num_labels, pairs=pairs)(eval_prediction)
 
     def _set_signature_columns_if_needed(self):
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
-            self._signature_columns += ["teacher_logits", *sorted(self._teacher_inputs)]
+            self._signature_columns += ["teacher_logits", *sorted(TEACHER_COLUMNS)]
+            if self.teacher is not None:
+                self._signature_columns += sorted(self.teacher.input_names)
 
     def _get_train_sampler(self, train_dataset=None):
         args = self.args
@@ -238,94 +349,27 @@ class DistillationTrainer(Trainer):
         )
         return self._train_sampler
 
+    def _save_optimizer_and_scheduler(self, output_dir):
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self._projections is not None and self.args.should_save:
+            save_projections(self._projections, output_dir)
+
     def _load_optimizer_and_scheduler(self, checkpoint):
         # transformers 4.57 maps the file to "cpu:0" in multi-process CPU runs, which torch.load refuses; 5.x maps it
         # to "cpu". Can go with 4.57.
         if self.args.device.type == "cpu":
             self.args.__dict__["_setup_devices"] = torch.device("cpu")
         super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self._projections is not None:
+            load_projections(self._projections, checkpoint)
 
-    def _check(self, train_dataset, eval_datasets, teacher):
-        check_student(self.model, training=train_dataset is not None)
-        if train_dataset is not None:
-            check_dataset(train_dataset, "train_dataset")
-            check_teacher_signal(train_dataset, teacher, self.args)
-        for name, dataset in eval_datasets.items():
-            if dataset is not None:
-                check_dataset(dataset, name)
-        if teacher is not None:
-            check_online_teacher(teacher, self.model)
-
-    def _prepare_training_data(self, dataset):
-        args, num_labels = self.args, self.model.config.num_labels
-        uses_labels = args.hard_label_weight > 0
-        uses_cached_logits = args.logit_loss_weight > 0 and self.teacher is None
-        if uses_labels:
-            dataset, num_labelled = read_labels(
-                dataset.with_format(None),
-                self._label_column(dataset),
-                model_label_names(self.model.config),
-                num_labels,
-                "train_dataset",
-            )
-            if not num_labelled:
-                raise ValueError(
-                    f"train_dataset has no labelled row in column {args.label_column!r}, so hard_label_weight="
-                    f"{args.hard_label_weight} would act on nothing. Set it to 0, or give rows with gold labels."
-                )
-        if uses_cached_logits:
-            check_teacher_logits(dataset, num_labels, "train_dataset")
-        keep = ["labels"] * uses_labels + ["teacher_logits"] * uses_cached_logits
-        return self._tokenize(dataset, keep, self._student_inputs | self._teacher_inputs, "train_dataset")
-
-    def _prepare_evaluation_data(self, dataset, what, labelled=True):
-        num_labelled = 0
-        if labelled:
-            config = self.model.config
-            dataset, num_labelled = read_labels(
-                dataset.with_format(None),
-                self._label_column(dataset),
-                model_label_names(config),
-                config.num_labels,
-                what,
-            )
-            if 0 < num_labelled < len(dataset):
-                raise ValueError(
-                    f"{what}: {len(dataset) - num_labelled} of {len(dataset)} rows are unlabelled, and metrics would "
-                    "count each of them as a mistake. Filter them out, or evaluate without the label column."
-                )
-        return self._tokenize(dataset, ["labels"] if num_labelled else [], self._student_inputs, what)
-
-    def _tokenize(self, dataset, keep_columns, input_names, what):
+    def _match_labels(self, train_dataset, eval_datasets, teachers):
+        """Name the student's labels, and return the order in which to read each teacher's logits."""
         args = self.args
-        with args.main_process_first(desc=f"tokenizing {what}"):
-            dataset = tokenize(
-                dataset.with_format(None),
-                self.processing_class,
-                text_column=args.text_column,
-                text_pair_column=args.text_pair_column,
-                max_length=args.max_length,
-                token_types="token_type_ids" in input_names,
-                keep_columns=keep_columns,
-                what=what,
-            )
-        return dataset.select_columns([name for name in dataset.column_names if name in input_names | {*keep_columns}])
-
-    def _label_column(self, dataset):
-        column = self.args.label_column
-        return "labels" if column not in dataset.column_names and "labels" in dataset.column_names else column
-
-
-class _TellEpoch(TrainerCallback):
-    # transformers 5 skips the rows that a resumed run has seen before it tells the sampler the epoch, and in a
-    # multi-process run the news then does not arrive: the order would be that of epoch 0.
-    def __init__(self, trainer):
-        self._trainer = trainer
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        if self._trainer._train_sampler is not None:
-            self._trainer._train_sampler.set_epoch(int(state.epoch or 0))
-
-
-def _forward_names(model):
-    return set(inspect.signature(model.forward).parameters) - {"labels", "kwargs"}
+        names = teacher_label_names(train_dataset, teachers, args, self._task)
+        self._given_label_names = name_student_labels(
+            self.model, names, [train_dataset, *eval_datasets.values()], args.label_column
+        )
+        all_names = [model_label_names(each.config) for each in teachers] if teachers else [names]
+        permutations = [match_teacher_labels(each, self.model) for each in all_names]
+        return [None if each is None else torch.tensor(each, device=args.device) for each in permutations]

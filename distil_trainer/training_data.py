@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from distil_trainer.labels import dataset_label_names, label_permutation, renumber
+from distil_trainer.alignment import word_ids
+from distil_trainer.columns import check_column, column_batches
 from distil_trainer.text import check_texts, write_mask_token
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,20 @@ def check_dataset(dataset, what):
         raise ValueError(f"{what} has no rows.")
 
 
-def tokenize(dataset, tokenizer, *, text_column, text_pair_column, max_length, token_types, keep_columns, what):
+def tokenize(
+    dataset,
+    tokenizer,
+    *,
+    text_column,
+    text_pair_column,
+    max_length,
+    token_types,
+    keep_columns,
+    what,
+    teacher_tokenizer=None,
+    teacher_token_types=False,
+    align_words=False,
+):
     """Tokenize a data set once, keeping only what a step reads. One that has `input_ids` already is left as it is.
 
     The attention mask is not stored, because the collator makes it from the lengths; neither are token types of all
@@ -41,102 +55,70 @@ def tokenize(dataset, tokenizer, *, text_column, text_pair_column, max_length, t
         tokenizer (`PreTrainedTokenizerBase`): the student's tokenizer; the mask word becomes its mask token.
         text_column (`str`): column of the texts.
         text_pair_column (`str`, *optional*): column of the second texts.
-        max_length (`int`): tokens kept, special tokens included; the tokenizer's own limit holds where it is smaller.
-        token_types (`bool`): whether a model reads `token_type_ids`.
+        max_length (`int`): tokens kept, special tokens included; a tokenizer's own limit holds where it is smaller.
+        token_types (`bool`): whether the model reads `token_type_ids`.
         keep_columns (`list[str]`): columns that stay.
         what (`str`): the data set's name, for errors.
+        teacher_tokenizer (`PreTrainedTokenizerBase`, *optional*): the tokenizer of a teacher that reads tokens of its
+            own; the mask word becomes its own mask token.
+        teacher_token_types (`bool`, *optional*, defaults to `False`): whether that teacher reads `token_type_ids`.
+        align_words (`bool`, *optional*, defaults to `False`): number the words that the tokens of student and teacher
+            are part of (see `alignment.word_ids`). Without a teacher tokenizer nothing needs aligning.
 
     Returns:
-        `Dataset` with `input_ids`, `token_type_ids` where they say something, and `keep_columns`.
+        `Dataset` with `input_ids`, `token_type_ids` where they say something, and `keep_columns`; with a teacher
+        tokenizer also `teacher_input_ids` and `teacher_token_type_ids`; with `align_words` also `word_ids` and
+        `teacher_word_ids`.
 
     Raises:
-        ValueError: if a text column is missing, or a text is missing or empty (with the row's number).
+        ValueError: if a text column is missing, or a text is missing or empty (with the row's number); if rows with
+            `input_ids` lack what the teacher needs; if words shall be aligned for a tokenizer that is not a fast one.
         TypeError: if a text column does not hold strings.
     """
     if "input_ids" in dataset.column_names:
+        if teacher_tokenizer is not None:
+            _check_teacher_columns(dataset, align_words, what)
         return dataset
-    text_columns = [text_column]
-    _check_texts(dataset, text_column, what, "text_column")
-    if text_pair_column is not None:
-        text_columns.append(text_pair_column)
-        _check_texts(dataset, text_pair_column, what, "text_pair_column")
+    text_columns = check_text_columns(dataset, text_column, text_pair_column, what)
     if tokenizer is None:
         raise ValueError(
             f"{what} holds texts, and processing_class is None. Pass the student's tokenizer as processing_class=."
         )
-    if tokenizer.model_max_length < max_length:
-        logger.info("The tokenizer reads at most %d tokens: max_length is cut to that.", tokenizer.model_max_length)
-        max_length = tokenizer.model_max_length
-    if token_types:
-        first_row = [dataset[column][0] for column in text_columns]
-        token_types = any(tokenizer(*first_row, return_token_type_ids=True)["token_type_ids"])
+    first_row = [dataset[column][0] for column in text_columns]
+    readers = {"": _reader(tokenizer, "student", max_length, token_types, first_row)}
+    if teacher_tokenizer is not None:
+        readers["teacher_"] = _reader(teacher_tokenizer, "teacher", max_length, teacher_token_types, first_row)
     keep_columns = [column for column in keep_columns if column in dataset.column_names]
     return dataset.map(
         _encode,
         batched=True,
         fn_kwargs={
-            "tokenizer": tokenizer,
+            "readers": readers,
             "text_columns": text_columns,
-            "max_length": max_length,
-            "token_types": token_types,
+            "align_words": align_words and teacher_tokenizer is not None,
         },
         remove_columns=[column for column in dataset.column_names if column not in keep_columns],
         desc=f"Tokenizing {what}",
     )
 
 
-def read_labels(dataset, label_column, label_names, num_labels, what):
-    """Bring the gold labels of a data set into the student's order, in a column called `labels`.
-
-    Args:
-        dataset (`Dataset`): any, with `label_column`.
-        label_column (`str`): integers; -1, -100 and null mean unlabelled.
-        label_names (`list[str]`, *optional*): the student's label names; `None` where it has none.
-        num_labels (`int`): number of the student's labels.
-        what (`str`): the data set's name, for errors.
+def check_text_columns(dataset, text_column, text_pair_column, what):
+    """Refuse missing columns of texts, and texts that are missing or empty; streamed.
 
     Returns:
-        `tuple[Dataset, int]`: the data set, and its number of labelled rows.
+        `list[str]`: the columns, one or two.
 
     Raises:
-        ValueError: if the column is missing, a label is out of range, or the label names do not match.
-        TypeError: if the column does not hold integers.
+        ValueError: if a column is missing, or a text is missing or empty (with the row's number).
+        TypeError: if a column does not hold strings.
     """
-    _check_column(dataset, label_column, what, "label_column")
-    num_labelled = 0
-    for start, values in _column_batches(dataset, label_column):
-        if not (pa.types.is_integer(values.type) or pa.types.is_null(values.type)):
-            raise TypeError(
-                f"{what}: label_column={label_column!r} holds {values.type}, but labels must be integers. "
-                f"`dataset.class_encode_column({label_column!r})` turns names into them."
-            )
-        values = pc.fill_null(values.cast(pa.int64()), -100).to_numpy(zero_copy_only=False)
-        labelled = (values != -1) & (values != -100)
-        wrong = labelled & ((values < 0) | (values >= num_labels))
-        if wrong.any():
-            row = int(wrong.argmax())
-            raise ValueError(
-                f"{what}: row {start + row} has {label_column}={values[row]}, but the student has {num_labels} "
-                f"labels, 0 to {num_labels - 1}. Only -1, -100 and null mean unlabelled."
-            )
-        num_labelled += int(labelled.sum())
-    permutation = None
-    given_names = dataset_label_names(dataset, label_column)
-    if given_names and label_names:
-        permutation = label_permutation(
-            given_names, label_names, given=f"{what} (column {label_column!r})", wanted="the student"
-        )
-    if label_column != "labels":
-        if "labels" in dataset.column_names:
-            dataset = dataset.remove_columns("labels")
-        dataset = dataset.rename_column(label_column, "labels")
-    if permutation is not None:
-        logger.info("%s: labels %s are put into the student's order %s.", what, given_names, label_names)
-        new_index = np.argsort(permutation).tolist()
-        features = dataset.features.copy()
-        features["labels"] = type(features["labels"])(names=list(label_names))
-        dataset = dataset.map(_renumber, batched=True, fn_kwargs={"new_index": new_index}, features=features)
-    return dataset, num_labelled
+    columns = {"text_column": text_column, "text_pair_column": text_pair_column}
+    columns = {argument: column for argument, column in columns.items() if column is not None}
+    for argument, column in columns.items():
+        check_column(dataset, column, what, argument)
+        for start, values in column_batches(dataset, column):
+            check_texts(values, source=what, column=column, first_row=start)
+    return list(columns.values())
 
 
 def check_teacher_logits(dataset, num_labels, what):
@@ -146,7 +128,7 @@ def check_teacher_logits(dataset, num_labels, what):
         ValueError: with the number of the first such row.
         TypeError: if the column does not hold lists.
     """
-    for start, values in _column_batches(dataset, "teacher_logits"):
+    for start, values in column_batches(dataset, "teacher_logits"):
         if not (pa.types.is_list(values.type) or pa.types.is_fixed_size_list(values.type)):
             raise TypeError(f"{what}: teacher_logits holds {values.type}, but must hold one list of numbers a row.")
         if values.null_count:
@@ -170,47 +152,91 @@ def check_teacher_logits(dataset, num_labels, what):
             )
 
 
+def check_token_numbers(dataset, prefix, config, reader, what):
+    """Refuse tokens and token types that a model has no embedding for; streamed.
+
+    Args:
+        dataset (`Dataset`): tokenized rows.
+        prefix (`str`): of the columns that the model reads: `""` or `"teacher_"`.
+        config (`PretrainedConfig`): of the model that reads them.
+        reader (`str`): what that model is, for the error: "the student", "the teacher".
+        what (`str`): the data set's name, for the error.
+
+    Raises:
+        ValueError: if a token's number is beyond the model's vocabulary, or its type beyond the model's types.
+    """
+    remedies = {
+        "input_ids": (
+            config.vocab_size,
+            "The tokenizer is not the model's: load both from the same place, or call "
+            "`model.resize_token_embeddings(len(tokenizer))` where tokens were added.",
+        )
+    }
+    if config.model_type != "xlnet":  # which only asks whether two types are equal
+        remedies["token_type_ids"] = (
+            getattr(config, "type_vocab_size", None),
+            "Build the model with as many types as its tokenizer gives (type_vocab_size=).",
+        )
+    for name, (number, remedy) in remedies.items():
+        if number is None or f"{prefix}{name}" not in dataset.column_names:
+            continue
+        for _, values in column_batches(dataset, f"{prefix}{name}"):
+            highest = pc.max(values.flatten()).as_py()
+            if highest is not None and highest >= number:
+                raise ValueError(
+                    f"{what}: {name} holds the number {highest}, but {reader} has embeddings for {number} only, and "
+                    f"training would end in an index error. {remedy}"
+                )
+
+
 def token_lengths(dataset):
     """Return the number of tokens of each row, read from Arrow: `np.ndarray` of shape `(num_rows,)`."""
     return np.concatenate(
         [
             pc.list_value_length(values).to_numpy(zero_copy_only=False)
-            for _, values in _column_batches(dataset, "input_ids")
+            for _, values in column_batches(dataset, "input_ids")
         ]
     )
 
 
-def _encode(batch, tokenizer, text_columns, max_length, token_types):
-    texts = [write_mask_token(batch[column], tokenizer) for column in text_columns]
-    return tokenizer(
-        *texts,
-        truncation=True,
-        max_length=max_length,
-        return_attention_mask=False,
-        return_token_type_ids=token_types,
-    ).data
-
-
-def _renumber(batch, new_index):
-    return {"labels": renumber(batch["labels"], new_index, unlabelled=-100)}
-
-
-def _check_texts(dataset, column, what, argument):
-    _check_column(dataset, column, what, argument)
-    for start, values in _column_batches(dataset, column):
-        check_texts(values, source=what, column=column, first_row=start)
-
-
-def _check_column(dataset, column, what, argument):
-    if column not in dataset.column_names:
-        raise ValueError(
-            f"{what} has no column {column!r}; its columns are {', '.join(dataset.column_names)}. Name the right one "
-            f"with {argument}=."
+def _reader(tokenizer, whose, max_length, token_types, first_row):
+    if tokenizer.model_max_length < max_length:
+        logger.info(
+            "The %s's tokenizer reads at most %d tokens: max_length is cut to that.", whose, tokenizer.model_max_length
         )
+    return {
+        "tokenizer": tokenizer,
+        "max_length": min(max_length, tokenizer.model_max_length),
+        "token_types": token_types and any(tokenizer(*first_row, return_token_type_ids=True)["token_type_ids"]),
+    }
 
 
-def _column_batches(dataset, column, batch_size=10_000):
-    table = dataset.select_columns([column]).with_format("arrow")
-    for start in range(0, len(table), batch_size):
-        values = table[start : start + batch_size].column(0)
-        yield start, values.combine_chunks() if values.num_chunks != 1 else values.chunk(0)
+def _encode(batch, readers, text_columns, align_words):
+    columns = {}
+    for prefix, reader in readers.items():
+        tokenizer = reader["tokenizer"]
+        texts = [write_mask_token(batch[column], tokenizer) for column in text_columns]
+        encoding = tokenizer(
+            *texts,
+            truncation=True,
+            max_length=reader["max_length"],
+            return_attention_mask=False,
+            return_token_type_ids=reader["token_types"],
+        )
+        for name, values in encoding.items():
+            # `datasets` stores the student's columns in small integers by their names; the teacher's are told to be.
+            columns[prefix + name] = [np.array(row, dtype=np.int32) for row in values] if prefix else values
+        if align_words:
+            columns[f"{prefix}word_ids"] = word_ids(encoding, *texts)
+    return columns
+
+
+def _check_teacher_columns(dataset, align_words, what):
+    needed = ["teacher_input_ids", *(["word_ids", "teacher_word_ids"] if align_words else [])]
+    missing = [column for column in needed if column not in dataset.column_names]
+    if missing:
+        raise ValueError(
+            f"{what} has input_ids, but no {' and no '.join(missing)}, while the teacher has a tokenizer of its own: "
+            "read as its own, the student's tokens would be other words to it. Give texts, of which both make their "
+            "tokens; where they stand beside the tokens, `dataset.remove_columns('input_ids')` is enough."
+        )

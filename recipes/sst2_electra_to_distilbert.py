@@ -10,7 +10,7 @@ from distil_trainer import (
     RECIPE_ARGUMENTS,
     dataset_label_names,
     distil,
-    gold_label_arguments,
+    fine_tuning_arguments,
     load_teacher_and_splits,
     make_student,
     open_run,
@@ -50,8 +50,9 @@ def main(argv=None):
 
     run = open_run(arguments)
     if models.train_teacher:
-        teacher_arguments = gold_label_arguments(
+        teacher_arguments = fine_tuning_arguments(
             training,
+            models.teacher_select_by,
             learning_rate=models.teacher_learning_rate,
             num_train_epochs=models.teacher_num_train_epochs,
             max_steps=models.teacher_max_steps,

@@ -26,6 +26,7 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 from vocabulary import LABELS, WORDS
+from zoo import ARCHITECTURES, make_teacher, make_tokenizer
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -99,6 +100,29 @@ def any_family_model(request, _families):
 def teacher(_families):
     """A tiny 4-layer BERT classifier with labels negative, positive."""
     return copy.deepcopy(_families["bert"]).eval()
+
+
+@pytest.fixture(scope="session")
+def _zoo():
+    return {}
+
+
+@pytest.fixture
+def teacher_zoo(_zoo):
+    """A function from the name of an architecture to fresh copies of its tiny 3-layer classifier and tokenizer."""
+
+    def by_name(name):
+        if name not in _zoo:
+            _zoo[name] = make_teacher(name).eval(), make_tokenizer(name)
+        return copy.deepcopy(_zoo[name])
+
+    return by_name
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def any_teacher(request, teacher_zoo):
+    """A tiny 3-layer classifier of each architecture that can teach, and its tokenizer; fresh copies for each test."""
+    return teacher_zoo(request.param)
 
 
 @pytest.fixture

@@ -1,124 +1,19 @@
-from dataclasses import dataclass, field
+"""Arguments are checked against one another at construction, and again on request."""
+
+import dataclasses
+import json
 
 import pytest
+from transformers import HfArgumentParser
 
-from distil_trainer.arguments import DistillationArguments, parse_arguments
+from distil_trainer.arguments import DistillationArguments
+from distil_trainer.recipe_arguments import run_settings
 
-
-@dataclass
-class DataArguments:
-    train_file: str | None = field(default=None)
-    copies: int = field(default=20)
-    layers: list[int] | None = field(default=None)
-    shuffle: bool = field(default=True)
-
-
-def _yaml(tmp_path, text):
-    path = tmp_path / "config.yaml"
-    path.write_text(text, encoding="utf-8")
-    return str(path)
-
-
-def test_the_command_line_beats_yaml_beats_defaults_beats_the_fields(tmp_path):
-    config = _yaml(tmp_path, "seed: 2\nmax_length: 22\ncopies: 2\n")
-    defaults = {"seed": 1, "max_length": 11, "copies": 1, "temperature": 1.5}
-    args, data = parse_arguments((DistillationArguments, DataArguments), ["--seed", "3", config], defaults)
-    assert (args.seed, args.max_length, args.temperature, args.logit_loss) == (3, 22, 1.5, "kl")
-    assert (data.copies, data.train_file) == (2, None)
-
-
-def test_one_dataclass_may_be_given_alone():
-    (data,) = parse_arguments(DataArguments, ["--copies", "4"])
-    assert data == DataArguments(copies=4)
-
-
-def test_yaml_values_take_the_type_of_their_field(tmp_path):
-    config = _yaml(
-        tmp_path,
-        "learning_rate: 1e-5\neval_strategy: no\nbf16: false\nlength_grouped_batches: true\nlogit_loss: mse\n"
-        "report_to: [tensorboard]\nlr_scheduler_kwargs: {num_cycles: 2}\nlayers: [1, 3]\nshuffle: false\n"
-        "train_file: 12\ntext_pair_column: null\nhard_label_weight: 1\n",
-    )
-    args, data = parse_arguments((DistillationArguments, DataArguments), [config])
-    assert args.learning_rate == 1e-5
-    assert args.eval_strategy.value == "no"
-    assert (args.bf16, args.length_grouped_batches, args.logit_loss) == (False, True, "mse")
-    assert args.report_to == ["tensorboard"]
-    assert args.lr_scheduler_kwargs == {"num_cycles": 2}
-    assert (data.layers, data.shuffle, data.train_file) == ([1, 3], False, "12")
-    assert args.text_pair_column is None
-    assert args.hard_label_weight == 1.0
-
-
-def test_a_switch_or_a_list_before_the_yaml_file_does_not_swallow_it(tmp_path):
-    config = _yaml(tmp_path, "copies: 7\n")
-    (data,) = parse_arguments(DataArguments, ["--layers", "2", "4", config])
-    assert (data.layers, data.copies) == ([2, 4], 7)
-    args, data = parse_arguments((DistillationArguments, DataArguments), ["--length_grouped_batches", config])
-    assert (args.length_grouped_batches, data.copies) == (True, 7)
-    (data,) = parse_arguments(DataArguments, ["--no_shuffle", config])
-    assert data.shuffle is False
-
-
-def test_a_required_field_may_come_from_yaml_or_defaults(tmp_path):
-    @dataclass
-    class Required:
-        name: str
-
-    assert parse_arguments(Required, [_yaml(tmp_path, "name: a\n")])[0].name == "a"
-    assert parse_arguments(Required, [], {"name": "b"})[0].name == "b"
-
-
-def test_an_empty_yaml_file_changes_nothing(tmp_path):
-    assert parse_arguments(DataArguments, [_yaml(tmp_path, "")])[0] == DataArguments()
-
-
-def test_unknown_names_are_refused_with_the_legal_ones(tmp_path):
-    config = _yaml(tmp_path, "copes: 3\n")
-    with pytest.raises(
-        ValueError, match=r"config.yaml: unknown argument copes. Did you mean copies.*Legal names: copies"
-    ):
-        parse_arguments(DataArguments, [config])
-    with pytest.raises(ValueError, match="defaults: unknown argument nothing_like_it. Legal names: copies"):
-        parse_arguments(DataArguments, [], {"nothing_like_it": 3})
-    with pytest.raises(ValueError, match=r"command line: unknown argument --copes. Did you mean copies"):
-        parse_arguments(DataArguments, ["--copes=3"])
-    with pytest.raises(ValueError, match="command line: unknown argument stray"):
-        parse_arguments(DataArguments, ["stray"])
-
-
-def test_a_name_is_not_abbreviated():
-    with pytest.raises(ValueError, match="unknown argument --cop"):
-        parse_arguments(DataArguments, ["--cop", "3"])
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("copies: many\n", "config.yaml: copies='many' does not fit this argument"),
-        ("copies: [1, 2]\n", "copies=.1, 2. is a list, but one value is needed"),
-        ("train_file: [a]\n", "train_file=.'a'. is a list"),
-        ("- copies\n", "holds a list, but must hold one"),
-        ("a: b: c\n", "cannot read this file of arguments"),
-    ],
-)
-def test_a_yaml_file_that_does_not_fit_is_refused(tmp_path, text, message):
-    with pytest.raises(ValueError, match=message):
-        parse_arguments(DataArguments, [_yaml(tmp_path, text)])
-
-
-def test_a_choice_that_is_none_is_refused_by_name():
-    with pytest.raises(ValueError, match="defaults: logit_loss='l1': choose one of kl, mse, soft_cross_entropy"):
-        parse_arguments(DistillationArguments, [], {"logit_loss": "l1"})
-
-
-def test_an_unreadable_yaml_file_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="absent.yaml: cannot read this file of arguments"):
-        parse_arguments(DataArguments, [str(tmp_path / "absent.yaml")])
-    binary = tmp_path / "binary.yml"
-    binary.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="binary.yml: cannot read this file of arguments"):
-        parse_arguments(DataArguments, [str(binary)])
+NAN, INFINITE = float("nan"), float("inf")
+# What the fields are called in the two versions of transformers.
+_FIELDS = {entry.name for entry in dataclasses.fields(DistillationArguments)}
+CHECKPOINTING = "activation_checkpointing" if "activation_checkpointing" in _FIELDS else "gradient_checkpointing"
+A_MATCH = {"what": "hidden_states", "loss": "mse"}
 
 
 def test_nothing_is_reported_to_unless_asked(tmp_path):
@@ -129,11 +24,45 @@ def test_nothing_is_reported_to_unless_asked(tmp_path):
     ("given", "message"),
     [
         ({"temperature": 0.0}, "temperature=0.0: it divides"),
-        ({"temperature": float("inf")}, "temperature=inf"),
+        ({"temperature": -1.0}, "temperature=-1.0: it divides"),
+        ({"temperature": INFINITE}, "temperature=inf"),
+        ({"final_temperature": 0.0}, "final_temperature=0.0: it divides"),
+        ({"final_temperature": NAN}, "final_temperature=nan: it divides"),
+        ({"projection_learning_rate": 0.0}, "projection_learning_rate=0.0: projections that do not learn"),
+        ({"epochs_per_cycle": 0.0}, "epochs_per_cycle=0.0: the learning rate rises"),
         ({"logit_loss_weight": -1.0}, "logit_loss_weight=-1.0: a weight must be 0 or more"),
-        ({"hard_label_weight": float("nan")}, "hard_label_weight=nan: a weight must be 0 or more"),
-        ({"logit_loss_weight": 0.0}, "the loss would be zero"),
-        ({"logit_loss": "l1"}, "logit_loss='l1': choose one of kl, mse, soft_cross_entropy"),
+        ({"final_logit_loss_weight": -1.0}, "final_logit_loss_weight=-1.0: a weight must be 0 or more"),
+        ({"hard_label_weight": NAN}, "hard_label_weight=nan: a weight must be 0 or more"),
+        ({"final_hard_label_weight": INFINITE}, "final_hard_label_weight=inf: a weight must be 0 or more"),
+        ({"target_class_weight": -1.0}, "target_class_weight=-1.0: a weight must be 0 or more"),
+        ({"non_target_class_weight": NAN}, "non_target_class_weight=nan: a weight must be 0 or more"),
+        ({"hidden_loss_weight": -0.1}, "hidden_loss_weight=-0.1: a weight must be 0 or more"),
+        ({"attention_loss_weight": NAN}, "attention_loss_weight=nan: a weight must be 0 or more"),
+        ({"relation_loss_weight": -2.0}, "relation_loss_weight=-2.0: a weight must be 0 or more"),
+        ({"logit_loss": "l1"}, "logit_loss='l1': choose one of kl, mse, soft_cross_entropy, decoupled"),
+        ({"hidden_loss": "kl"}, "hidden_loss='kl': choose one of mse, cosine"),
+        ({"hidden_loss": None}, "hidden_loss=None: choose one of mse, cosine"),
+        ({"attention_loss": "l1"}, "attention_loss='l1': choose one of mse, cosine, kl"),
+        ({"teacher_average": "median"}, "teacher_average='median': choose one of logits, probabilities"),
+        ({"relation_heads": 0}, "relation_heads=0: it must be at least 1"),
+        ({"logit_loss_weight": 0.0}, "logit_loss_weight=0, hard_label_weight=0, .*the loss would be zero"),
+        ({"logit_loss_weight": 0.0, "matches": [{**A_MATCH, "weight": 0.0}]}, "no match of weight above 0"),
+        (
+            {"logit_loss": "decoupled", "target_class_weight": 0.0, "non_target_class_weight": 0.0},
+            "target_class_weight=0 and non_target_class_weight=0 with logit_loss='decoupled'",
+        ),
+        ({"teacher_weights": [1.0, -1.0]}, r"teacher_weights=\[1.0, -1.0\]: each must be 0 or more"),
+        ({"teacher_weights": [NAN]}, r"teacher_weights=\[nan\]: each must be 0 or more"),
+        ({"teacher_weights": [0.0, 0.0]}, r"teacher_weights=\[0.0, 0.0\]: .*one of them above 0"),
+        (
+            {"teacher_average": "probabilities", "logit_loss": "mse"},
+            "teacher_average='probabilities' with logit_loss='mse': a mean of probabilities",
+        ),
+        ({"layer_map": "first"}, "layer_map='first': choose uniform or last"),
+        ({"layer_map": [4, 2]}, r"layer_map=\[4, 2\]: the teacher layers decrease"),
+        ({"matches": [A_MATCH, A_MATCH]}, r"matches\[1\] names a layer twice"),
+        ({"matches": [{**A_MATCH, "loss": "l1"}]}, "loss='l1' does not exist for hidden_states"),
+        ({"text_pair_column": "sentence"}, "text_pair_column='sentence' is text_column too"),
         ({"max_length": 2}, "max_length=2: special tokens count too"),
         (
             {"label_smoothing_factor": 1.0, "hard_label_weight": 1.0},
@@ -141,11 +70,125 @@ def test_nothing_is_reported_to_unless_asked(tmp_path):
         ),
         ({"label_smoothing_factor": 0.1}, "smoothing acts on gold labels only"),
         ({"use_liger_kernel": True}, "use_liger_kernel=True"),
+        ({"fp16": True, "use_cpu": True}, "fp16=True on a CPU.*bf16=True"),
+        ({"epochs_per_cycle": 1.0, "warmup_steps": 5}, "epochs_per_cycle=1.0 with warmup_steps=5 and .*'linear'"),
+        ({"epochs_per_cycle": 1.0, "lr_scheduler_type": "cosine"}, "warmup_steps=0.* and lr_scheduler_type='cosine'"),
     ],
 )
-def test_arguments_out_of_range_are_refused(tmp_path, given, message):
+def test_arguments_that_cannot_work_are_refused(tmp_path, given, message):
     with pytest.raises(ValueError, match=message):
         DistillationArguments(str(tmp_path), **given)
+
+
+def test_a_warm_up_given_as_a_share_is_refused_with_cycles_too(tmp_path):
+    share = {"warmup_ratio": 0.1} if "warmup_ratio" in _FIELDS else {"warmup_steps": 0.1}
+    with pytest.raises(ValueError, match="epochs_per_cycle=1.0 with warmup_steps=0.1"):
+        DistillationArguments(str(tmp_path), epochs_per_cycle=1.0, **share)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"final_logit_loss_weight": 1.0},
+        {"hard_label_weight": 1.0},
+        {"final_hard_label_weight": 1.0},
+        {"hidden_loss_weight": 1.0},
+        {"attention_loss_weight": 1.0},
+        {"relation_loss_weight": 1.0},
+        {"matches": [A_MATCH]},
+        {"matches": [{**A_MATCH, "weight": 0.0, "final_weight": 1.0}]},
+    ],
+    ids=str,
+)
+def test_one_weight_above_zero_at_some_step_is_enough_and_tells_what_is_learned_from(tmp_path, given):
+    args = DistillationArguments(str(tmp_path), logit_loss_weight=0.0, **given)
+    learned_from = [args.distils_logits, args.uses_hard_labels, args.distils_states]
+    (name,) = given
+    assert learned_from == ["logit_loss" in name, "hard_label" in name, "logit" not in name and "label" not in name]
+
+
+def test_only_logits_are_learned_from_by_default(tmp_path):
+    args = DistillationArguments(str(tmp_path))
+    assert (args.distils_logits, args.uses_hard_labels, args.distils_states) == (True, False, False)
+    assert (args.matches, args.layer_map, args.logit_loss) == (None, "uniform", None)
+
+
+def test_matches_become_plain_dictionaries_that_survive_json_and_are_read_again(tmp_path):
+    args = DistillationArguments(str(tmp_path), matches="[{what: cls_states, loss: pkd}]", layer_map="[2, 4]")
+    assert args.matches == [
+        {
+            "what": "cls_states",
+            "loss": "pkd",
+            "teacher_layer": None,
+            "student_layer": None,
+            "weight": 1.0,
+            "final_weight": None,
+            "relation_heads": None,
+        }
+    ]
+    written = json.loads(args.to_json_string())
+    assert (written["matches"], written["layer_map"]) == (args.matches, [2, 4])
+    assert args.to_dict()["matches"] == args.matches
+    assert DistillationArguments(str(tmp_path), matches=written["matches"]).matches == args.matches
+    assert dataclasses.replace(args, seed=3).matches == args.matches
+
+
+def test_matches_are_settings_of_a_run_however_they_are_written(tmp_path):
+    file = tmp_path / "matches.yml"
+    file.write_text("- what: cls_states\n  loss: pkd\n", encoding="utf-8")
+    forms = [str(file), "[{what: cls_states, loss: pkd, weight: 1}]", [{"what": "cls_states", "loss": "pkd"}]]
+    settings = [run_settings((DistillationArguments(str(tmp_path), matches=form),)) for form in forms]
+    assert settings[0] == settings[1] == settings[2]
+    assert json.loads(json.dumps(settings[0])) == settings[0]
+    file.write_text("- what: cls_states\n  loss: mse\n", encoding="utf-8")
+    assert run_settings((DistillationArguments(str(tmp_path), matches=str(file)),)) != settings[0]
+
+
+def test_every_new_number_and_list_is_a_setting_of_a_run(tmp_path):
+    given = {
+        "final_temperature": 1.0,
+        "final_hard_label_weight": 1.0,
+        "layer_map": [1, 2],
+        "teacher_weights": [1.0, 2.0],
+        "epochs_per_cycle": 2.0,
+        "projection_learning_rate": 1e-3,
+    }
+    settings = run_settings((DistillationArguments(str(tmp_path), **given),))
+    assert {name: settings[name] for name in given} == given
+
+
+def test_what_is_set_later_is_checked_on_request(tmp_path):
+    args = DistillationArguments(str(tmp_path))
+    args.temperature = -1.0
+    with pytest.raises(ValueError, match="temperature=-1.0"):
+        args.check()
+    args.temperature, args.matches = 1.0, "[{what: cls_states, loss: pkd}]"
+    args.check()
+    assert args.distils_states and args.matches[0]["loss"] == "pkd"
+    args.logit_loss_weight, args.matches = 0.0, None
+    with pytest.raises(ValueError, match="the loss would be zero"):
+        args.check()
+
+
+@pytest.mark.parametrize("given", [{"hidden_loss_weight": 1.0}, {}])
+def test_gradient_checkpointing_keeps_the_gradients_of_inner_states(tmp_path, given):
+    args = DistillationArguments(str(tmp_path), **{CHECKPOINTING: True}, **given)
+    assert getattr(args, f"{CHECKPOINTING}_kwargs") == {"use_reentrant": False}
+    assert dataclasses.replace(args).gradient_checkpointing
+
+
+def test_reentrant_checkpointing_is_refused_with_losses_on_inner_states_only(tmp_path):
+    given = {CHECKPOINTING: True, f"{CHECKPOINTING}_kwargs": {"use_reentrant": True}}
+    assert getattr(DistillationArguments(str(tmp_path), **given), f"{CHECKPOINTING}_kwargs") == {"use_reentrant": True}
+    with pytest.raises(ValueError, match="use_reentrant': True} with a loss on inner states"):
+        DistillationArguments(str(tmp_path), relation_loss_weight=1.0, **given)
+
+
+def test_every_field_has_a_help_text_and_can_be_read_from_a_command_line():
+    own = set(_FIELDS) - {entry.name for entry in dataclasses.fields(DistillationArguments.__mro__[1])}
+    documented = {entry.name for entry in dataclasses.fields(DistillationArguments) if entry.metadata.get("help")}
+    assert own <= documented
+    HfArgumentParser(DistillationArguments).format_help()
 
 
 def test_two_orders_of_rows_at_once_are_refused(tmp_path):

@@ -63,3 +63,74 @@ def test_a_tokenizer_without_padding_token_is_refused(tokenizer):
     unpadded.pad_token = None
     with pytest.raises(ValueError, match="no padding token"):
         DistillationCollator(unpadded)
+
+
+def test_the_missing_padding_token_of_a_teacher_is_refused_too(tokenizer):
+    unpadded = copy.deepcopy(tokenizer)
+    unpadded.pad_token = None
+    with pytest.raises(ValueError, match="teacher's tokenizer .* has no padding token"):
+        DistillationCollator(tokenizer, unpadded)
+
+
+TWO_SIDED = [
+    {
+        "input_ids": [2, 7, 3],
+        "word_ids": [-1, 0, -1],
+        "teacher_input_ids": [0, 40, 41, 42, 1],
+        "teacher_token_type_ids": [0, 0, 0, 0, 2],
+        "teacher_word_ids": [-1, 0, 0, 1, -1],
+    },
+    {
+        "input_ids": [2, 7, 8, 9, 3],
+        "word_ids": [-1, 0, 1, 2, -1],
+        "teacher_input_ids": [0, 1],
+        "teacher_token_type_ids": [0, 2],
+        "teacher_word_ids": [-1, -1],
+    },
+]
+
+
+@pytest.fixture
+def teacher_tokenizer(tokenizer):
+    """One that pads with another token, on the left, and with token type 3."""
+    other = copy.deepcopy(tokenizer)
+    other.pad_token, other.padding_side = "[MASK]", "left"
+    other._pad_token_type_id = 3
+    return other
+
+
+def test_the_teachers_tokens_are_padded_with_its_own_token_on_its_own_side(tokenizer, teacher_tokenizer):
+    batch = DistillationCollator(tokenizer, teacher_tokenizer)(TWO_SIDED)
+    assert batch["input_ids"].tolist() == [[2, 7, 3, 0, 0], [2, 7, 8, 9, 3]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
+    assert batch["word_ids"].tolist() == [[-1, 0, -1, -1, -1], [-1, 0, 1, 2, -1]]
+    assert batch["teacher_input_ids"].tolist() == [[0, 40, 41, 42, 1], [4, 4, 4, 0, 1]]
+    assert batch["teacher_attention_mask"].tolist() == [[1, 1, 1, 1, 1], [0, 0, 0, 1, 1]]
+    assert batch["teacher_token_type_ids"].tolist() == [[0, 0, 0, 0, 2], [3, 3, 3, 0, 2]]
+    assert batch["teacher_word_ids"].tolist() == [[-1, 0, 0, 1, -1], [-1, -1, -1, -1, -1]]
+    assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
+
+
+def test_a_padding_side_that_is_given_goes_before_the_tokenizers(tokenizer, teacher_tokenizer):
+    collator = DistillationCollator(tokenizer, teacher_tokenizer, padding_side="left", teacher_padding_side="right")
+    batch = collator(TWO_SIDED)
+    assert batch["attention_mask"].tolist() == [[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]]
+    assert batch["teacher_attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
+
+
+def test_rows_without_the_teachers_tokens_make_a_batch_of_the_students_alone(tokenizer, teacher_tokenizer):
+    batch = DistillationCollator(tokenizer, teacher_tokenizer)(ROWS)
+    assert set(batch) == {"input_ids", "attention_mask", "teacher_logits", "labels"}
+
+
+def test_float_labels_are_float32_with_nan_where_unlabelled(tokenizer):
+    rows = [{"input_ids": [2, 3], "labels": label} for label in (None, 0.5, float("nan"), -1.0)]
+    labels = DistillationCollator(tokenizer)(rows)["labels"]
+    expected = torch.tensor([float("nan"), 0.5, float("nan"), -1.0])
+    torch.testing.assert_close(labels, expected, atol=0, rtol=0, equal_nan=True)
+
+
+def test_lists_of_labels_are_float32_of_shape_rows_by_labels(tokenizer):
+    rows = [{"input_ids": [2, 3], "labels": labels} for labels in ([1, 0, 1], [float("nan")] * 3)]
+    labels = DistillationCollator(tokenizer)(rows)["labels"]
+    assert (labels.dtype, labels[0].tolist(), labels[1].isnan().all()) == (torch.float32, [1.0, 0.0, 1.0], True)

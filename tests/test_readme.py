@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+from foreign_tokenizers import byte_level_tokenizer
 from hub_server import HubServer, hub_fixture  # noqa: F401
+from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,9 +35,20 @@ def test_the_options_of_the_readmes_recipe_command_are_legal(tmp_path):
     assert training.length_grouped_batches and data.train_file == "train.parquet"
 
 
-def test_the_readmes_python_block_runs_unmodified(hub, tmp_path, teacher, tokenizer, reviews):
-    spacy = pytest.importorskip("spacy")
-    (block,) = _blocks("python")
+def test_the_readmes_yaml_is_legal(tmp_path):
+    from distil_trainer import DistillationArguments, parse_arguments
+
+    (block,) = _blocks("yaml")
+    (tmp_path / "config.yaml").write_text(block)
+    words = ["--output_dir", str(tmp_path / "out"), str(tmp_path / "config.yaml")]
+    (arguments,) = parse_arguments(DistillationArguments, words)
+    assert arguments.final_temperature == 1.0 and arguments.distils_states
+    assert [match["what"] for match in arguments.matches] == ["attentions", "cls_states", "pooled_states"]
+
+
+@pytest.fixture
+def served(hub, tmp_path, teacher, tokenizer, reviews):
+    """The loopback Hub, with tiny models and data under the ids that the README names."""
     for split in ("train", "validation"):
         folder = tmp_path / "sst2" / "data"
         folder.mkdir(parents=True, exist_ok=True)
@@ -45,19 +58,41 @@ def test_the_readmes_python_block_runs_unmodified(hub, tmp_path, teacher, tokeni
     teacher.save_pretrained(tmp_path / "electra")
     tokenizer.save_pretrained(tmp_path / "electra")
     hub.add_repo("model", "howey/electra-large-sst2", tmp_path / "electra")
+    return hub
+
+
+def test_the_readmes_dozen_lines_run_unmodified(served, tmp_path):
+    spacy = pytest.importorskip("spacy")
+    block = _blocks("python")[0]
     # spaCy finds a pipeline by the name of a folder as well as by the name of a package.
     work = tmp_path / "work"
     work.mkdir()
     _tiny_pipeline(spacy).to_disk(work / "en_core_web_sm")
 
-    result = hub.run(f"import os\nos.chdir({str(work)!r})\n{block}\nprint(teacher.config._commit_hash)", tmp_path)
+    result = served.run(f"import os\nos.chdir({str(work)!r})\n{block}\nprint(teacher.config._commit_hash)", tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     assert {"model.onnx", "model_quantized.onnx", "report.json"} <= {
         path.name for path in (work / "out/onnx").iterdir()
     }
     assert re.fullmatch("[0-9a-f]{40}", result.stdout.split()[-1])  # the teacher's revision is known
-    pushed = hub.files("model", "me/electra-small-sst2")
+    pushed = served.files("model", "me/electra-small-sst2")
     assert pushed["model.safetensors"] == (work / "out/model.safetensors").read_bytes()
+
+
+def test_the_readmes_two_tokenizers_run_unmodified(served, tmp_path):
+    _, block = _blocks("python")
+    tokenizer = byte_level_tokenizer()
+    student = DistilBertForSequenceClassification(
+        DistilBertConfig(
+            vocab_size=len(tokenizer), dim=16, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=512
+        )
+    )
+    student.save_pretrained(tmp_path / "distilbert")
+    tokenizer.save_pretrained(tmp_path / "distilbert")
+    served.add_repo("model", "distilbert/distilbert-base-uncased", tmp_path / "distilbert")
+    result = served.run(f"import os\nos.chdir({str(tmp_path)!r})\n{block}\nprint(trainer.evaluate())", tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "eval_perplexity" in result.stdout.splitlines()[-1]
 
 
 def _tiny_pipeline(spacy):

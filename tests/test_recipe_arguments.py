@@ -2,7 +2,13 @@
 
 import pytest
 
-from distil_trainer import RECIPE_ARGUMENTS, AugmentationArguments, ShippingArguments, parse_arguments
+from distil_trainer import (
+    RECIPE_ARGUMENTS,
+    AugmentationArguments,
+    ModelArguments,
+    ShippingArguments,
+    parse_arguments,
+)
 from distil_trainer.recipe_arguments import run_settings
 
 
@@ -11,6 +17,7 @@ from distil_trainer.recipe_arguments import run_settings
     [
         (AugmentationArguments, {"copies": -1}, "copies=-1 must be at least 0"),
         (AugmentationArguments, {"augmentation_num_proc": 0}, "augmentation_num_proc=0 must be at least 1"),
+        (ModelArguments, {"teacher_select_by": "f1"}, "teacher_select_by='f1': choose accuracy or loss"),
         (ShippingArguments, {"latency_threads": 0}, "latency_threads=0 must be at least 1"),
         (ShippingArguments, {"latency_texts": 0}, "latency_texts=0 must be at least 1"),
         (ShippingArguments, {"max_accuracy_drop": 1.0}, "max_accuracy_drop=1.0 must be at least 0 and below 1"),

@@ -74,6 +74,20 @@ def test_the_sst2_recipe_goes_the_whole_road_and_a_second_start_asks_the_teacher
     }
 
 
+def test_a_recipe_distils_inner_states_from_a_teacher_that_is_there_in_every_step(sst2_arguments, tmp_path):
+    matches = tmp_path / "matches.yaml"
+    matches.write_text("- {what: attentions, loss: kl, teacher_layer: 4, student_layer: 2, weight: 0.5}\n")
+    states = ["--hidden_loss_weight", "1", "--relation_loss_weight", "1", "--matches", str(matches)]
+    report = load_recipe("sst2_electra_to_distilbert").main([*sst2_arguments, *states])
+    assert report["training"]["hidden_loss_weight"] == 1.0
+    assert report["training"]["matches"][0]["what"] == "attentions"
+    assert report["training"]["logit_loss"] == "mse"
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "hidden_loss_weight" in card and "attentions" in card
+    logged = json.loads((tmp_path / "out" / "work" / "student" / "trainer_state.json").read_text())["log_history"]
+    assert logged[-1]["step"] == 2
+
+
 def test_the_sst2_recipe_fine_tunes_a_headless_teacher_when_told_to(sst2_arguments, tmp_path, teacher):
     teacher.bert.save_pretrained(tmp_path / "teacher")
     report = load_recipe("sst2_electra_to_distilbert").main(

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from datasets import load_from_disk
+from loss_terms import FREE_OF_WIDTH, PROJECTED, TERMS, largest_difference, make_student, trained_weights
+from loss_terms import PLAIN_DESCENT as THREE_STEPS
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
 from distil_trainer.arguments import DistillationArguments
@@ -18,25 +20,43 @@ PLAIN_DESCENT = {"max_steps": 8, "optim": "sgd", "learning_rate": 0.1, "max_grad
 RESUMED = {"num_train_epochs": 2, "learning_rate": 1e-3, "save_strategy": "steps", "save_steps": 9}
 
 
-def run(folder, output, rows_per_process, dropout=None, resume=None, **given):
+WITH_STATES = {
+    **RESUMED,
+    "hidden_loss_weight": 1.0,
+    "final_temperature": 1.0,
+    "epochs_per_cycle": 1.0,
+    "hard_label_weight": 0.5,
+}
+WIDTHS = [(term, 32) for term in TERMS] + [(term, 16) for term in PROJECTED + FREE_OF_WIDTH]
+
+
+def run(folder, output, rows_per_process, dropout=None, resume=None, student=None, online=False, **given):
     """Train on what the test saved in `folder`; return the trainer."""
     args = DistillationArguments(
         str(output),
         per_device_train_batch_size=rows_per_process,
         use_cpu=True,
         disable_tqdm=True,
-        hard_label_weight=0.5,
+        drop_evaluation_rows=False,  # the rows are both
         logging_steps=4,
-        **given,
+        **{"hard_label_weight": 0.5, **given},
     )
     set_seed(0)
     dropout = {} if dropout is None else {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "model", dtype=torch.float32, **dropout)
+    teacher = None
+    if online:
+        teacher = AutoModelForSequenceClassification.from_pretrained(folder / "model", dtype=torch.float32)
+        with torch.no_grad():
+            teacher.classifier.weight *= 50
+    rows = load_from_disk(str(folder / "rows"))
     trainer = DistillationTrainer(
-        AutoModelForSequenceClassification.from_pretrained(folder / "model", dtype=torch.float32, **dropout),
+        model if student is None else student,
         args,
-        train_dataset=load_from_disk(str(folder / "rows")),
+        train_dataset=rows.remove_columns(["teacher_logits", "teacher_label"]) if online else rows,
         eval_dataset=load_from_disk(str(folder / "rows")),
         processing_class=AutoTokenizer.from_pretrained(folder / "model"),
+        teacher=teacher,
     )
     trainer.train(resume_from_checkpoint=resume)
     return trainer
@@ -64,6 +84,39 @@ def _program(folder):
     checkpoint = str(folder / "straight_run" / "checkpoint-9")
     run(folder, folder / "resumed_run", 4, dropout=0.2, resume=checkpoint, **RESUMED).save_model(
         str(folder / "resumed")
+    )
+
+    term_weights = {}
+    for term, width in WIDTHS:
+        trainer = run_term(folder, folder / "terms_run", 4, term, width)
+        term_weights[f"{term}-{width}"] = trained_weights(trainer)
+    straight = run(folder, folder / "states_run", 4, student=make_student(16, dropout=0.2), online=True, **WITH_STATES)
+    checkpoint = str(folder / "states_run" / "checkpoint-9")
+    resumed = run(
+        folder,
+        folder / "resumed_states_run",
+        4,
+        student=make_student(16, dropout=0.2, seed=2),
+        online=True,
+        resume=checkpoint,
+        **WITH_STATES,
+    )
+    if trainer.is_world_process_zero():
+        torch.save(term_weights, folder / "terms_two.pt")
+        torch.save([trained_weights(straight), trained_weights(resumed)], folder / "states_two.pt")
+
+
+def run_term(folder, output, rows_per_process, term, width):
+    """Train a student of a width with one term for three steps of eight rows."""
+    online = TERMS[term].get("logit_loss_weight", 1.0) > 0 or "matches" in TERMS[term]
+    return run(
+        folder,
+        output,
+        rows_per_process,
+        student=make_student(width),
+        online=online,
+        save_strategy="no",
+        **{"hard_label_weight": 0.0, **THREE_STEPS, **TERMS[term]},
     )
 
 
@@ -113,7 +166,7 @@ def folder(tmp_path_factory, _families, tokenizer):
         text=True,
     ) as process:
         try:
-            output, _ = process.communicate(timeout=150)
+            output, _ = process.communicate(timeout=300)
         finally:
             # torchrun ends its workers when it is asked to end; killed outright, it would leave them behind.
             process.terminate()
@@ -137,6 +190,20 @@ def test_two_processes_of_four_rows_equal_one_of_eight(folder, tmp_path, order):
 def test_two_processes_resumed_in_the_middle_of_the_second_epoch_equal_an_uninterrupted_run(folder):
     assert _difference(_weights(folder / "straight"), _weights(folder / "model")) > 1e-3
     assert _difference(_weights(folder / "straight"), _weights(folder / "resumed")) == 0.0
+
+
+@pytest.mark.parametrize(("term", "width"), WIDTHS)
+def test_every_term_gives_two_processes_the_gradients_of_one(folder, tmp_path, term, width):
+    one = trained_weights(run_term(folder, tmp_path, 8, term, width))
+    assert largest_difference(one, torch.load(folder / "terms_two.pt")[f"{term}-{width}"]) < 1e-6
+
+
+def test_two_processes_resume_with_projections_schedules_and_an_online_teacher(folder):
+    straight, resumed = torch.load(folder / "states_two.pt")
+    start = make_student(16, dropout=0.2).state_dict()
+    assert largest_difference(start, {name: straight[name] for name in start}) > 1e-3
+    assert any(name.startswith("projections.") for name in straight)
+    assert largest_difference(straight, resumed) == 0.0
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from distil_trainer.augmentation import audit
-from distil_trainer.augmentation.audit import drop_duplicates_and_leaks, drop_leaks, operator_counts
+from distil_trainer.augmentation.audit import drop_duplicates_and_leaks, drop_leaks, operator_counts, texts_of
 
 ROWS = ["A good film", "a dull plot", "a  good\tfilm ", "a fine plot", "a dull plot", "A FINE plot", "good"]
 
@@ -79,3 +79,68 @@ def test_leaks_alone_are_dropped_and_repeated_texts_stay():
     kept, dropped = drop_leaks(dataset, ["a film"])
     assert list(kept["sentence"]) == ["b", "b", "c"] and dropped == 2
     assert drop_leaks(dataset, ["nothing of it"]) == (dataset, 0)
+
+
+PAIRS = {
+    "question": ["who left", "Who  Left", "who left", "who", "a b", "a"],
+    "sentence": ["i did", "I did", "we did", "left i did", "c", "b c"],
+}
+
+
+def test_pairs_are_equal_where_both_texts_are():
+    dataset = Dataset.from_dict(PAIRS)
+    columns = {"text_column": "question", "text_pair_column": "sentence"}
+    kept, counts = drop_duplicates_and_leaks(dataset, [("WHO left", "we  did"), ("we did", "who left")], **columns)
+    assert kept["sentence"][:] == ["i did", "left i did", "c", "b c"]
+    assert counts == {"rows_in": 6, "in_evaluation_data": 1, "duplicates": 1, "rows_out": 4}
+    kept, dropped = drop_leaks(dataset, zip(["who left"], ["i did"], strict=True), **columns)
+    assert dropped == 2 and kept["sentence"][:] == ["we did", "left i did", "c", "b c"]
+
+
+def test_pairs_are_compared_in_steps_too(monkeypatch):
+    dataset, pairs = Dataset.from_dict(PAIRS), [("no", "no"), ("a", "b c"), ("who", "left i did")]
+    columns = {"text_column": "question", "text_pair_column": "sentence"}
+    expected = drop_duplicates_and_leaks(dataset, pairs, **columns)
+    monkeypatch.setattr(audit, "_ROWS_PER_STEP", 2)
+    kept, counts = drop_duplicates_and_leaks(dataset, pairs, **columns)
+    assert counts == expected[1] and counts["in_evaluation_data"] == 2
+    assert kept[:] == expected[0][:]
+
+
+def test_columns_of_another_string_type_have_the_same_keys():
+    features = Features({"question": Value("string"), "sentence": Value("large_string")})
+    dataset = Dataset.from_dict(PAIRS, features=features)
+    assert drop_leaks(dataset, [("a", "b c")], "question", "sentence")[1] == 1
+
+
+def test_pairs_need_pairs_and_texts_need_texts():
+    dataset = Dataset.from_dict(PAIRS)
+    with pytest.raises(TypeError, match="holds 'who left', but text_pair_column is given"):
+        drop_leaks(dataset, ["who left"], "question", "sentence")
+    with pytest.raises(TypeError, match=r"holds \('who', 'left'\), but text_pair_column is None"):
+        drop_leaks(dataset, [("who", "left")], "question")
+
+
+def test_a_missing_column_of_second_texts_is_refused():
+    with pytest.raises(ValueError, match=r"text_pair_column='answer' is not in the data set.*question"):
+        drop_leaks(Dataset.from_dict(PAIRS), [], "question", "answer")
+
+
+def test_a_missing_evaluation_text_is_refused():
+    with pytest.raises(ValueError, match="1 texts are missing"):
+        drop_leaks(Dataset.from_dict({"sentence": ["x"]}), ["y", None])
+
+
+def test_the_texts_of_several_data_sets_are_read_one_after_the_other(monkeypatch):
+    monkeypatch.setattr(audit, "_ROWS_PER_STEP", 2)
+    first, second = Dataset.from_dict({"sentence": ["a", "b", "c"]}), Dataset.from_dict({"sentence": ["d"]})
+    assert list(texts_of([first, second])) == ["a", "b", "c", "d"]
+    dataset = Dataset.from_dict(PAIRS)
+    pairs = list(texts_of([dataset], "question", "sentence"))
+    assert pairs == list(zip(PAIRS["question"], PAIRS["sentence"], strict=True))
+    assert drop_leaks(dataset, pairs[2:], "question", "sentence")[0]["sentence"][:] == ["i did", "I did"]
+
+
+def test_texts_of_a_missing_column_are_refused():
+    with pytest.raises(ValueError, match="text_column='text' is not in the data set"):
+        list(texts_of([Dataset.from_dict(PAIRS)], "text"))
