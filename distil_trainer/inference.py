@@ -194,7 +194,7 @@ def predict_logits(
             pairs = None
             if text_pairs is not None:
                 pairs = write_mask_token(list(text_pairs[start : start + _ROWS_PER_WINDOW]), tokenizer)
-            encoded = tokenizer(window, pairs, truncation=True, max_length=max_length, return_token_type_ids=True)
+            encoded = tokenizer(window, pairs, truncation=True, max_length=max_length)
             lengths = np.fromiter(map(len, encoded["input_ids"]), dtype=np.int64, count=len(window))
             if not lengths.all():
                 row = int(np.flatnonzero(lengths == 0)[0])

@@ -46,9 +46,6 @@ class SaveOnInterrupt(TrainerCallback):
         if self._previous_handler is not None:
             signal.signal(signal.SIGINT, self._previous_handler)
             self._previous_handler = None
-        if self._stopping and kind is None:
-            # The first process to fail makes its launcher end the others, of which one may still be saving.
-            self._accelerator.wait_for_everyone()
         if (self._received or self._stopping) and kind is None:
             saved = "none was saved" if self._saved_step is None else f"the last one is of step {self._saved_step}"
             raise KeyboardInterrupt(f"Training was interrupted. It goes on from a checkpoint: {saved}.")

@@ -170,7 +170,7 @@ def _zeros_and_ones(values, *, first_row, what, column, num_labels):
 
 
 def _ones_at_numbers(values, *, first_row, what, column, num_labels, new_index):
-    if not (pa.types.is_list(values.type) or pa.types.is_large_list(values.type)):
+    if not (pa.types.is_nested(values.type) or pa.types.is_null(values.type)):
         raise TypeError(
             f"{what}: label_column={column!r} holds {values.type}, but a student with several labels a row needs a "
             "list of label numbers a row. With one label a row, give the student "

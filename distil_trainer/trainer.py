@@ -269,7 +269,8 @@ class DistillationTrainer(Trainer):
         if self.args.epochs_per_cycle is None:
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
-            batches = math.ceil(len(self.train_dataset) / (self._train_batch_size * self.args.world_size))
+            whole = math.floor if self.args.dataloader_drop_last else math.ceil
+            batches = whole(len(self.train_dataset) / (self._train_batch_size * self.args.world_size))
             steps_per_epoch = math.ceil(batches / self.args.gradient_accumulation_steps)
             steps_per_cycle = round(self.args.epochs_per_cycle * steps_per_epoch)
             self.lr_scheduler = cyclic_schedule(optimizer or self.optimizer, steps_per_cycle)
@@ -359,9 +360,9 @@ class DistillationTrainer(Trainer):
         # to "cpu". Can go with 4.57.
         if self.args.device.type == "cpu":
             self.args.__dict__["_setup_devices"] = torch.device("cpu")
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and self._projections is not None:
+        if checkpoint is not None:  # first: the optimizer would only complain of its groups
             load_projections(self._projections, checkpoint)
+        super()._load_optimizer_and_scheduler(checkpoint)
 
     def _match_labels(self, train_dataset, eval_datasets, teachers):
         """Name the student's labels, and return the order in which to read each teacher's logits."""

@@ -22,6 +22,7 @@ class TrainingEvents(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         trainer = self._trainer
+        trainer._term_sums, trainer._num_summed = {}, 0  # an earlier training may have been cut off between two logs
         trainer._student_reader.attach()
         if trainer.teacher is not None:
             trainer.teacher.reader.attach()

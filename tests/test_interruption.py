@@ -291,6 +291,7 @@ def _two_processes(folder):
     difference = largest_difference(trained_weights(straight), trained_weights(resumed))
     facts = {"saved": saved, "step": interrupted.state.global_step, "difference": difference}
     (folder / f"{rank}.json").write_text(json.dumps(facts))
+    torch.distributed.destroy_process_group()  # or its threads now and then abort the process as it exits
 
 
 @pytest.fixture

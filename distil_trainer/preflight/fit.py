@@ -54,7 +54,6 @@ def check_models_and_data(student, args, train_dataset, eval_datasets, teachers,
             )
     check_teacher_weights(args.teacher_weights, max(1, len(teachers)))
     check_average(args.teacher_average, task)
-    logit_loss_name(args, task)
 
 
 def check_basics(run):
