@@ -136,6 +136,8 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
         trust_remote_code=models.trust_remote_code,
         **online,
     )
+    # As many steps a cycle as the student, though the control's epochs are shorter.
+    cycle = training.epochs_per_cycle and training.epochs_per_cycle * len(transfer_set) / len(train)
     control, _ = train_once(
         run,
         "control",
@@ -143,7 +145,7 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
         tokenizer,
         train,
         splits["validation"],
-        gold_label_arguments(training, max_steps=steps),
+        gold_label_arguments(training, max_steps=steps, epochs_per_cycle=cycle),
         trust_remote_code=models.trust_remote_code,
     )
     onnx_contenders, shipped = ship_once(run, student, tokenizer, splits["validation"], training, shipping)

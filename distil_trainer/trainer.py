@@ -245,14 +245,16 @@ class DistillationTrainer(Trainer):
         model = super().call_model_init(trial)
         if self._given_label_names:
             set_label_names(model, self._given_label_names)
-        if self._planned:  # hyper-parameter search has changed the arguments by now
-            self.args.check()
-            self._plan_losses(model)
         return model
 
     def create_optimizer(self, *args):
         # transformers 5 passes the model.
         created = self.optimizer is None
+        if created and self.model_init is not None:
+            # There is a new model, and hyper-parameter search has changed the arguments by now: transformers 5 does so
+            # after `call_model_init`.
+            self.args.check()
+            self._plan_losses(self.model)
         optimizer = super().create_optimizer(*args)
         if created:
             self._projections = self._project = None

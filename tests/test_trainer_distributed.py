@@ -208,3 +208,4 @@ def test_two_processes_resume_with_projections_schedules_and_an_online_teacher(f
 
 if __name__ == "__main__":
     _program(Path(sys.argv[1]))
+    torch.distributed.destroy_process_group()  # left to the interpreter, it aborts now and then at exit
