@@ -170,7 +170,8 @@ class StateReader:
         if "attentions" in self.wanted and model.config._attn_implementation != "eager":
             before = model.config._attn_implementation
             model.set_attn_implementation("eager")
-            logger.info("%s: attention %s returns no maps; set to eager.", type(model).__name__, before)
+            # On transformers 4.57 a loaded BERT cannot be switched, which it warns of, and falls back in each pass.
+            logger.info("%s: maps are read, so eager attention is used, not %s.", type(model).__name__, before)
         if "attentions" in self.wanted and not self._layers:
             logger.warning(
                 "%s: its layers of self-attention are not known here, so the dropout of attention maps stays on in "

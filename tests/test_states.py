@@ -273,7 +273,7 @@ def test_a_model_is_set_to_eager_attention_where_maps_are_wanted(teacher_zoo, ca
         assert model.config._attn_implementation == "sdpa"
         StateReader(model, ["attentions"])
     assert model.config._attn_implementation == "eager"
-    assert "attention sdpa returns no maps; set to eager" in caplog.text
+    assert "eager attention is used, not sdpa" in caplog.text
 
 
 def test_states_are_read_through_a_wrapper_that_calls_the_model(relational):
