@@ -245,7 +245,7 @@ def _hyper_parameters(training, task, steps):
         "logit_loss_weight": training.logit_loss_weight,
         "temperature": None if logit_loss == "mse" else training.temperature,
         "hard_label_weight": training.hard_label_weight,
-        **{name: getattr(training, name) or None for name in shown},
+        **{name: getattr(training, name) or None for name in shown if getattr(training, f"{name}_weight", True)},
         "optimizer": str(training.optim.value),
         "learning_rate": training.learning_rate,
         "schedule": "cyclic" if training.epochs_per_cycle else str(training.lr_scheduler_type.value),

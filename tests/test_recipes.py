@@ -82,6 +82,7 @@ def test_a_recipe_distils_inner_states_from_a_teacher_that_is_there_in_every_ste
     assert report["training"]["hidden_loss_weight"] == 1.0
     assert report["training"]["matches"][0]["what"] == "attentions"
     assert report["training"]["logit_loss"] == "mse"
+    assert report["training"]["hidden_loss"] == "mse" and "attention_loss" not in report["training"]
     card = (tmp_path / "out" / "README.md").read_text()
     assert "hidden_loss_weight" in card and "attentions" in card
     logged = json.loads((tmp_path / "out" / "work" / "student" / "trainer_state.json").read_text())["log_history"]
