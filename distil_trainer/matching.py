@@ -124,18 +124,20 @@ def read_layer_map(layer_map):
     return layers
 
 
-def needs_projection(match, teacher_shape, student_shape):
-    """Return whether the student's states must be mapped to the teacher's width before they can be compared.
+def projection_widths(match, teacher_shape, student_shape):
+    """Return between which widths the student's states must be mapped before they can be compared with the teacher's.
 
     Args:
         match ([`Match`]): of a plan.
         teacher_shape, student_shape ([`ModelShape`]): the two models.
+
+    Returns:
+        `tuple[int, int]`: the student's width and the teacher's; `None` where nothing needs to be mapped.
     """
-    return (
-        teacher_shape.hidden_size != student_shape.hidden_size
-        and states_of(match.what) == "hidden_states"
-        and match.loss not in _FREE_OF_WIDTH
-    )
+    if states_of(match.what) != "hidden_states" or match.loss in _FREE_OF_WIDTH:
+        return None
+    widths = student_shape.width(match.student_layer), teacher_shape.width(match.teacher_layer)
+    return None if widths[0] == widths[1] else widths
 
 
 def _short_forms(args, teacher_shape, student_shape):
@@ -169,6 +171,11 @@ def _fill_in(match, source, relation_heads, teacher_shape, student_shape):
                 f"{source}: {name}={layer} is out of range: for {match.what}, the {name.split('_')[0]} has layers "
                 f"{first} to {shape.num_layers}."
             )
+    if match.what == "cls_states" and not student_shape.num_heads:
+        raise ValueError(
+            f"{source}: the student is no Transformer, and its head reads no single token, so that cls_states would "
+            "compare the state of an arbitrary word. Compare pooled_states instead."
+        )
     if match.what == "attentions" and teacher_shape.num_heads != student_shape.num_heads:
         raise ValueError(
             f"{source}: attentions need equal head counts, but the teacher has {teacher_shape.num_heads} heads and "

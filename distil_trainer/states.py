@@ -32,12 +32,19 @@ class ModelShape(NamedTuple):
     Args:
         num_layers (`int`): layers of the encoder; the embedding output is layer 0 and does not count.
         hidden_size (`int`): width of its hidden states.
-        num_heads (`int`): attention heads of each layer.
+        num_heads (`int`): attention heads of each layer; 0 for networks without (the students of this package).
+        hidden_sizes (`tuple[int, ...]`, *optional*): widths of the embedding output and of each layer, where they
+            differ.
     """
 
     num_layers: int
     hidden_size: int
     num_heads: int
+    hidden_sizes: tuple[int, ...] = ()
+
+    def width(self, layer):
+        """Return the width of a layer's hidden states; 0 is the embedding output, `None` the last layer."""
+        return self.hidden_size if layer is None or not self.hidden_sizes else self.hidden_sizes[layer]
 
 
 def model_shape(config):
@@ -53,7 +60,8 @@ def model_shape(config):
         ValueError: if the configuration does not have these figures.
     """
     try:
-        return ModelShape(config.num_hidden_layers, config.hidden_size, config.num_attention_heads)
+        sizes = config.num_hidden_layers, config.hidden_size, config.num_attention_heads
+        return ModelShape(*sizes, tuple(getattr(config, "hidden_sizes", ())))
     except AttributeError as error:
         raise ValueError(
             f"The configuration of model_type={config.model_type!r} does not say {error.name}. Matching layers needs "

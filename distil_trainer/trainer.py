@@ -23,7 +23,7 @@ from distil_trainer.inference import forward_names, padding_side
 from distil_trainer.interruption import SaveOnInterrupt
 from distil_trainer.labels import model_label_names
 from distil_trainer.matches import states_of
-from distil_trainer.matching import needs_projection, plan_matches
+from distil_trainer.matching import plan_matches, projection_widths
 from distil_trainer.objective import DistillationObjective, Signals, gold_label_loss
 from distil_trainer.preflight import check_models_and_data, reads_own_tokens
 from distil_trainer.projections import Projections, load_projections, save_projections
@@ -305,16 +305,13 @@ class DistillationTrainer(Trainer):
         if self.args.distils_states and self.teacher is not None:
             shapes = self.teacher.shape, model_shape(student.config)
             self._matches = plan_matches(self.args, *shapes)
-            self._projected_widths = {
-                match.name: (shapes[1].hidden_size, shapes[0].hidden_size)
-                for match in self._matches
-                if needs_projection(match, *shapes)
-            }
+            widths = {match.name: projection_widths(match, *shapes) for match in self._matches}
+            self._projected_widths = {name: pair for name, pair in widths.items() if pair}
             if self._projected_widths and self.optimizer is not None and not self._planned:
                 raise ValueError(
-                    f"optimizers= is given, and {', '.join(self._projected_widths)} need projections from width "
-                    f"{shapes[1].hidden_size} to {shapes[0].hidden_size}, which it would never train. Leave "
-                    "optimizers= out, and set optim=, learning_rate= and projection_learning_rate= in the arguments."
+                    f"optimizers= is given, and {', '.join(self._projected_widths)} need projections to the teacher's "
+                    "width, which it would never train. Leave optimizers= out, and set optim=, learning_rate= and "
+                    "projection_learning_rate= in the arguments."
                 )
             wanted = {states_of(match.what) for match in self._matches}
             self.teacher.read_states(wanted)

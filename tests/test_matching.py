@@ -6,7 +6,7 @@ import pytest
 
 from distil_trainer.arguments import DistillationArguments
 from distil_trainer.matches import Match, read_matches, states_of
-from distil_trainer.matching import map_layers, needs_projection, plan_matches, read_layer_map
+from distil_trainer.matching import map_layers, plan_matches, projection_widths, read_layer_map
 from distil_trainer.states import ModelShape
 
 TEACHER = ModelShape(num_layers=6, hidden_size=12, num_heads=4)
@@ -322,7 +322,7 @@ def test_relation_heads_that_do_not_divide_both_widths_are_refused_with_the_lega
 
 
 def test_a_projection_is_needed_where_widths_differ_and_the_loss_compares_vector_with_vector():
-    needing = {(what, loss) for what, loss in LEGAL if needs_projection(Match(what, loss), TEACHER, NARROW)}
+    needing = {(what, loss) for what, loss in LEGAL if projection_widths(Match(what, loss), TEACHER, NARROW)}
     assert needing == {
         ("hidden_states", "mse"),
         ("hidden_states", "cosine"),
@@ -332,7 +332,20 @@ def test_a_projection_is_needed_where_widths_differ_and_the_loss_compares_vector
         ("pooled_states", "mse"),
         ("pooled_states", "cosine"),
     }
-    assert not any(needs_projection(Match(what, loss), TEACHER, STUDENT) for what, loss in LEGAL)
+    assert not any(projection_widths(Match(what, loss), TEACHER, STUDENT) for what, loss in LEGAL)
+
+
+def test_a_network_whose_layers_differ_in_width_is_projected_from_the_width_of_the_matched_layer():
+    network = ModelShape(num_layers=1, hidden_size=40, num_heads=0, hidden_sizes=(12, 40))
+    plan = _plan(network, hidden_loss_weight=1.0)
+    assert [projection_widths(match, TEACHER, network) for match in plan] == [None, (40, 12)]
+    assert projection_widths(Match("pooled_states", "mse"), TEACHER, network) == (40, 12)
+
+
+def test_a_network_without_a_classifying_token_is_refused_for_states_of_that_token():
+    network = ModelShape(num_layers=1, hidden_size=40, num_heads=0, hidden_sizes=(12, 40))
+    with pytest.raises(ValueError, match=r"matches\[0\]: the student is no Transformer.*Compare pooled_states"):
+        _plan(network, matches=[{"what": "cls_states", "loss": "pkd"}])
 
 
 def test_every_kind_names_the_states_it_reads():

@@ -444,7 +444,7 @@ def test_an_optimizer_of_ones_own_is_refused_with_projections_and_taken_without(
         assert largest_difference(start, student.state_dict()) > 1e-6
     student = make_student(16)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
-    with pytest.raises(ValueError, match=r"optimizers= is given, and hidden_states_mse_t0_s0.* from width 16 to 32"):
+    with pytest.raises(ValueError, match=r"optimizers= is given, and hidden_states_mse_t0_s0.* to the teacher"):
         make_trainer(student, {"optimizers": (optimizer, None)}, max_steps=1, hidden_loss_weight=1.0)
 
 

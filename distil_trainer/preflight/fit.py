@@ -9,7 +9,7 @@ from distil_trainer.compatibility import (
 )
 from distil_trainer.labels import dataset_label_names, label_permutation, model_label_names
 from distil_trainer.matches import states_of
-from distil_trainer.matching import needs_projection
+from distil_trainer.matching import projection_widths
 from distil_trainer.objective import logit_loss_name
 from distil_trainer.tasks import REGRESSION, SINGLE_LABEL, problem_type
 from distil_trainer.teachers import check_average, check_teacher_weights
@@ -71,10 +71,12 @@ def check_losses(run):
     matches, shapes = run.matches()
     terms = [f"{logit_loss} of logits"] * run.args.distils_logits + ["gold labels"] * run.args.uses_hard_labels
     yield "fine", f"{', '.join(terms + [match.name for match in matches])}."
-    projected = [match.name for match in matches if needs_projection(match, *shapes)]
-    if projected:
-        widths = f"width {shapes[1].hidden_size} to {shapes[0].hidden_size}"
-        yield "fixed", f"Projected from {widths}, since losses need equal ones: {', '.join(projected)}."
+    projected = {}
+    for match in matches:
+        if widths := projection_widths(match, *shapes):
+            projected.setdefault(widths, []).append(match.name)
+    for (narrow, wide), names in projected.items():
+        yield "fixed", f"Projected from width {narrow} to {wide}, since losses need equal ones: {', '.join(names)}."
 
 
 def check_attention_maps(run):
