@@ -84,7 +84,7 @@ def test_the_shape_of_every_architecture_is_read(any_teacher):
 
 def test_of_an_encoder_decoder_the_encoder_counts():
     bart = BartConfig(encoder_layers=3, decoder_layers=5, encoder_attention_heads=2, decoder_attention_heads=4)
-    assert model_shape(bart) == (3, 1024, 2)
+    assert model_shape(bart) == ModelShape(3, 1024, 2)
     assert model_shape(T5Config(num_layers=3, num_decoder_layers=5, d_model=64, num_heads=2)) == (3, 64, 2)
 
 
