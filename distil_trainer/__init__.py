@@ -23,7 +23,7 @@ _NAMES = {
         "SpearmanCorrelation",
     ],
     "evaluation": ["compare", "evaluate_logits", "gap_closed"],
-    "export": ["export_onnx", "onnx_runner", "quantize_dynamic", "ship"],
+    "export": ["export_onnx", "onnx_runner", "quantize_dynamic", "quantize_static", "ship"],
     "fine_tuning": ["fine_tune_teacher", "fine_tuning_arguments", "gold_label_arguments"],
     "hub": ["check_can_push", "push_model_folder"],
     "inference": ["predict_logits", "torch_runner"],
@@ -60,10 +60,11 @@ _NAMES = {
     "model_card": ["render_model_card"],
     "plots": ["plot_accuracy_against_latency"],
     "preflight": ["check_distillation", "findings_table"],
-    "recipe": ["distil", "open_run"],
+    "recipe": ["distil", "open_run", "run_recipe"],
     "recipe_arguments": ["RECIPE_ARGUMENTS", "AugmentationArguments", "ModelArguments", "ShippingArguments"],
     "report": ["make_report", "read_report", "write_report"],
     "run_folder": ["RunFolder"],
+    "small_tokenizers": ["sentencepiece_tokenizer", "train_tokenizer", "word_level_tokenizer"],
     "stages": [
         "load_teacher_and_splits",
         "make_student",
@@ -76,6 +77,7 @@ _NAMES = {
     "teachers": ["average_teachers"],
     "text": ["MASK_WORD"],
     "trainer": ["DistillationTrainer"],
+    "vectors": ["WordVectors", "word_vectors"],
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 

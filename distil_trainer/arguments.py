@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from transformers import SchedulerType, TrainingArguments
 
-from distil_trainer.matches import read_matches
+from distil_trainer.matches import RELATIONS, read_matches
 from distil_trainer.matching import read_layer_map
 
 LogitLoss = Literal["kl", "mse", "soft_cross_entropy", "decoupled"]
@@ -20,7 +20,17 @@ _WEIGHTS = (
     "logit_loss_weight", "final_logit_loss_weight", "hard_label_weight", "final_hard_label_weight",
     "target_class_weight", "non_target_class_weight",
     "hidden_loss_weight", "attention_loss_weight", "relation_loss_weight",
+    "final_hidden_loss_weight", "final_attention_loss_weight", "final_relation_loss_weight",
 )  # fmt: skip
+_SHORT_FORMS = ("hidden", "attention", "relation")
+# Options that say how a loss is computed, and what it takes for there to be that loss.
+_PARTS_OF_A_LOSS = {
+    "hidden_loss": "hidden_loss_weight above 0 (matches name their own losses)",
+    "attention_loss": "attention_loss_weight above 0 (matches name their own losses)",
+    "relation_heads": "relation_loss_weight above 0, or a match of relations",
+    "target_class_weight": "logit_loss='decoupled'",
+    "non_target_class_weight": "logit_loss='decoupled'",
+}
 _ABOVE_ZERO = {
     "temperature": "it divides the logits",
     "final_temperature": "it divides the logits",
@@ -102,17 +112,26 @@ class DistillationArguments(TrainingArguments):
     hidden_loss: HiddenLoss = field(
         default="mse", metadata={"help": "What compares hidden states where hidden_loss_weight is above 0."}
     )
+    final_hidden_loss_weight: float | None = field(
+        default=None, metadata={"help": "hidden_loss_weight at the last step, reached linearly."}
+    )
     attention_loss_weight: float = field(
         default=0.0, metadata={"help": "Weight of the attention maps of all mapped layers, averaged over them."}
     )
     attention_loss: AttentionLoss = field(
         default="kl", metadata={"help": "What compares attention maps where attention_loss_weight is above 0."}
     )
+    final_attention_loss_weight: float | None = field(
+        default=None, metadata={"help": "attention_loss_weight at the last step, reached linearly."}
+    )
     relation_loss_weight: float = field(
         default=0.0,
         metadata={
             "help": "Weight of the query, key and value relations of the student's last layer, a third for each."
         },
+    )
+    final_relation_loss_weight: float | None = field(
+        default=None, metadata={"help": "relation_loss_weight at the last step, reached linearly."}
     )
     relation_heads: int | None = field(
         default=None,
@@ -181,9 +200,13 @@ class DistillationArguments(TrainingArguments):
         launched_precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
         if launched_precision in ("bf16", "fp16") and not (self.bf16 or self.fp16):
             setattr(self, launched_precision, True)
+        # transformers asks only whether the name ends in "loss", and would keep the worst checkpoint by some others.
+        if self.greater_is_better is None and self.metric_for_best_model is not None:
+            self.greater_is_better = is_better_when_greater(self.metric_for_best_model)
         super().__post_init__()
         self.device  # noqa: B018
         self.check()
+        self._check_parts_of_losses()
 
     @property
     def distils_logits(self):
@@ -199,11 +222,14 @@ class DistillationArguments(TrainingArguments):
     def distils_states(self):
         """Whether a match or a short form has a weight above 0 at some step, so that inner states are compared."""
         return bool(
-            self.hidden_loss_weight
-            or self.attention_loss_weight
-            or self.relation_loss_weight
+            any(map(self.weights_of, _SHORT_FORMS))
             or any(match["weight"] or match["final_weight"] for match in self.matches or [])
         )
+
+    def weights_of(self, short_form):
+        """Return the first and the final weight of "hidden", "attention" or "relation"; `None` where both are 0."""
+        weights = getattr(self, f"{short_form}_loss_weight"), getattr(self, f"final_{short_form}_loss_weight")
+        return weights if any(weights) else None
 
     def check(self):
         """Refuse what cannot work, and bring `matches`, `layer_map` and what checkpointing needs into plain form.
@@ -223,6 +249,19 @@ class DistillationArguments(TrainingArguments):
         self._check_losses()
         self._check_columns_and_lengths()
         self._check_training_options()
+
+    def _check_parts_of_losses(self):
+        # Not in `check`: a search may well set the weight of such a loss to 0.
+        decoupled = self.logit_loss == "decoupled"
+        relations = self.weights_of("relation") or any(match["what"] in RELATIONS for match in self.matches or [])
+        used = [self.weights_of("hidden"), self.weights_of("attention"), relations, decoupled, decoupled]
+        for (option, needed), is_used in zip(_PARTS_OF_A_LOSS.items(), used, strict=True):
+            given = getattr(self, option)
+            if not is_used and given != type(self).__dataclass_fields__[option].default:
+                raise ValueError(
+                    f"{option}={given!r} is part of a loss that is not asked for, so it would be ignored. It needs "
+                    f"{needed}; otherwise leave it out."
+                )
 
     def _check_numbers(self):
         for name, reason in _ABOVE_ZERO.items():
@@ -321,3 +360,12 @@ class DistillationArguments(TrainingArguments):
                 f"{self.lr_scheduler_type.value!r}: the cycles are a schedule of their own, which rises by itself, "
                 "and the other one would be ignored. Leave out warm-up and lr_scheduler_type, or epochs_per_cycle."
             )
+
+
+def is_better_when_greater(metric):
+    """Return whether a metric that a `DistillationTrainer` reports is the better the greater it is.
+
+    Args:
+        metric (`str`): its name, with or without `eval_` and the name of a data set: "loss", "eval_perplexity".
+    """
+    return not metric.endswith("loss") and metric.rsplit("_", 1)[-1] not in ("perplexity", "mse")

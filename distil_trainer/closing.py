@@ -10,7 +10,7 @@ from accelerate import PartialState
 from distil_trainer.evaluation import compare, evaluate_logits
 from distil_trainer.export import onnx_runner, ship
 from distil_trainer.hub import push_model_folder
-from distil_trainer.inference import predict_logits, torch_runner
+from distil_trainer.inference import padding_side, predict_logits, torch_runner
 from distil_trainer.labels import dataset_label_names, label_permutation, model_label_names
 from distil_trainer.latency import measure_latencies
 from distil_trainer.model_card import render_model_card
@@ -31,6 +31,7 @@ class Contender:
         engine (`str`): "PyTorch" or "ONNX Runtime".
         runner (`Callable`): see `distil_trainer.inference`.
         tokenizer (`PreTrainedTokenizerFast`): its tokenizer.
+        padding_side (`str`): on which side its inputs are padded.
         label_names (`list[str]`): its labels in logit order.
         parameters (`int`): number of parameters.
         size_bytes (`int`): size of its weights as served.
@@ -40,6 +41,7 @@ class Contender:
     engine: str
     runner: object
     tokenizer: object
+    padding_side: str
     label_names: list
     parameters: int
     size_bytes: int
@@ -53,18 +55,27 @@ def pytorch_contender(role, model, tokenizer):
         engine="PyTorch",
         runner=torch_runner(model.cpu()),
         tokenizer=tokenizer,
+        padding_side=padding_side(model.config),
         label_names=model_label_names(model.config),
         parameters=model.num_parameters(),
         size_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
     )
 
 
-def ship_once(run, student, tokenizer, validation, training, shipping):
-    """Export the student to ONNX and int8 behind the gate of `ship`, once.
+# Texts that static int8 looks at for the ranges of activations.
+_CALIBRATION_ROWS = 512
+
+
+def ship_once(run, student, tokenizer, train, validation, training, shipping):
+    """Export the student to ONNX and int8 behind the gate of `ship`, once; some training texts calibrate static int8.
 
     Returns:
         `tuple[list[Contender], dict]`: the float model and, where it passed, the int8 model; and the report of `ship`.
     """
+
+    columns = training.text_column, training.text_pair_column
+    sample = train.shuffle(seed=training.seed).select(range(min(_CALIBRATION_ROWS, len(train))))
+    texts, pairs = (None if column is None else list(sample[column]) for column in columns)
 
     def build(path):
         ship(
@@ -77,6 +88,8 @@ def ship_once(run, student, tokenizer, validation, training, shipping):
             label_column=training.label_column,
             max_length=training.max_length,
             max_accuracy_drop=shipping.max_accuracy_drop,
+            calibration_texts=texts,
+            calibration_text_pairs=pairs,
         )
 
     folder = run.once("onnx", build)
@@ -90,6 +103,7 @@ def ship_once(run, student, tokenizer, validation, training, shipping):
             engine="ONNX Runtime",
             runner=onnx_runner(folder / file, threads=shipping.latency_threads),
             tokenizer=tokenizer,
+            padding_side=padding_side(student.config),
             label_names=model_label_names(student.config),
             parameters=student.num_parameters(),
             size_bytes=(folder / file).stat().st_size,
@@ -207,6 +221,7 @@ def _predict(contender, dataset, training):
         dataset[training.text_column],
         None if training.text_pair_column is None else dataset[training.text_pair_column],
         max_length=training.max_length,
+        padding_side=contender.padding_side,
         progress=f"Scoring {contender.role}",
     )
 

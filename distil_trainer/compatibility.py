@@ -6,14 +6,14 @@ import os
 import torch
 
 from distil_trainer.inference import padding_side
-from distil_trainer.labels import dataset_label_names, label_permutation, model_label_names
+from distil_trainer.labels import dataset_label_names, gold_label_column, label_permutation, model_label_names
 from distil_trainer.tasks import REGRESSION, SINGLE_LABEL, problem_type
 
 logger = logging.getLogger(__name__)
 
 
 def check_student(model, training):
-    """Refuse a student that cannot be taught here: one label out of one, or float16 weights that are to be trained.
+    """Refuse a student that cannot be taught here: one label out of one, or weights in half precision to be trained.
 
     Raises:
         ValueError: saying which.
@@ -25,11 +25,12 @@ def check_student(model, training):
             "a softmax is always 1, and nothing would be learned. Give it two labels or more, or make it "
             "problem_type='regression'."
         )
-    if training and any(parameter.dtype == torch.float16 for parameter in model.parameters()):
+    half = {parameter.dtype for parameter in model.parameters()} & {torch.float16, torch.bfloat16}
+    if training and half:
         raise ValueError(
-            "The student's weights are float16: small updates would round to nothing and large ones overflow. Load "
-            "it with `from_pretrained(..., dtype=torch.float32)`; for mixed precision set bf16=True or fp16=True in "
-            "the arguments."
+            f"The student's weights are {str(half.pop()).removeprefix('torch.')}: small updates would round to "
+            "nothing, and in float16 large ones overflow. Load it with `from_pretrained(..., dtype=torch.float32)`; "
+            "for mixed precision set bf16=True or fp16=True in the arguments."
         )
 
 
@@ -91,13 +92,14 @@ def teacher_label_names(dataset, teachers, args, task):
     return names
 
 
-def check_online_teacher(teacher, student, same_tokens):
+def check_online_teacher(teacher, student, same_tokens, distils_logits):
     """Refuse a teacher that cannot read the tokens it would be given, or whose outputs are not the student's.
 
     Args:
         teacher (`PreTrainedModel`): a teacher that is asked in every step.
         student (`PreTrainedModel`): the student.
         same_tokens (`bool`): whether it reads the student's tokens.
+        distils_logits (`bool`): whether their outputs are compared.
 
     Raises:
         ValueError: saying which.
@@ -119,12 +121,12 @@ def check_online_teacher(teacher, student, same_tokens):
             "padding as text. Pass the teacher's tokenizer as teacher_processing_class=, even where it is the "
             "student's."
         )
-    if teacher.config.num_labels != student.config.num_labels:
+    if distils_logits and teacher.config.num_labels != student.config.num_labels:
         raise ValueError(
             f"The teacher has {teacher.config.num_labels} labels, the student {student.config.num_labels}. "
             "Distillation compares logits label by label: build the student with the teacher's labels."
         )
-    if problem_type(teacher.config) != problem_type(student.config):
+    if distils_logits and problem_type(teacher.config) != problem_type(student.config):
         raise ValueError(
             f"The teacher's problem_type is {problem_type(teacher.config)!r}, the student's "
             f"{problem_type(student.config)!r}: their outputs mean different things. Set `config.problem_type` of "
@@ -182,22 +184,66 @@ def name_student_labels(student, teacher_names, label_datasets, label_column):
     return names
 
 
-def match_teacher_labels(teacher_names, student):
-    """Return the order in which to read the teacher's logits, or `None` where it is the student's or nothing names it.
+def match_labels(student, dataset, eval_datasets, teachers, args):
+    """Name the student's labels where they have no names, and find the order in which to read the teachers' logits.
+
+    Args:
+        student (`PreTrainedModel`): the student; its configuration is changed.
+        dataset (`Dataset`, *optional*): the training set, whose `teacher_label` names the labels of cached logits.
+        eval_datasets (`list[Dataset]`): further data sets that may name the gold labels.
+        teachers (`list[PreTrainedModel]`): the teachers that are asked in every step; may be empty.
+        args (`DistillationArguments`): where no logits are compared, no one's labels need to match the student's.
+
+    Returns:
+        `tuple[list[str], list[list[int]]]`: the names that the student was given, or `None`; and for each teacher, or
+        for the cached logits, the order, or `None` where it is the student's or nothing names it.
 
     Raises:
-        ValueError: if the label names differ in more than their order.
+        ValueError: if label names differ in more than their order.
+    """
+    task = problem_type(student.config)
+    names = teacher_label_names(dataset, teachers, args, task)
+    given = name_student_labels(student, names, [dataset, *eval_datasets], args.label_column)
+    if not args.distils_logits or task == REGRESSION:
+        return given, [None] * max(1, len(teachers))
+    student_names = model_label_names(student.config)
+    all_names = [model_label_names(each.config) for each in teachers]
+    if student_names and None in all_names:
+        logger.warning(
+            "teacher= has no names for its labels (LABEL_0, ...), so their order cannot be checked: they are taken to "
+            "be the student's %s. Set `teacher.config.id2label`.",
+            student_names,
+        )
+    return given, [_order(each, student_names) for each in (all_names if teachers else [names])]
+
+
+def positive_label(student, label_datasets, label_column):
+    """Return the student's number (`int`) of the data's label 1, which is the one that F1 of pairs is of.
+
+    Args:
+        student (`PreTrainedModel`): a student with two labels.
+        label_datasets (`list[Dataset]`): the first that names the labels decides; entries may be `None`.
+        label_column (`str`): column of the gold labels.
     """
     student_names = model_label_names(student.config)
-    if not teacher_names or not student_names:
-        return None
-    permutation = label_permutation(teacher_names, student_names, given="the teacher", wanted="the student")
-    if permutation is not None:
-        logger.warning("The teacher's labels %s are read in the student's order %s.", teacher_names, student_names)
-    return permutation
+    for dataset in label_datasets:
+        names = dataset and dataset_label_names(dataset, gold_label_column(dataset, label_column))
+        if names and student_names:
+            permutation = label_permutation(names, student_names, given="the data", wanted="the student")
+            return 1 if permutation is None else permutation.index(1)
+    return 1
 
 
 def set_label_names(model, names):
     """Write label names, in logit order, into a model's configuration."""
     model.config.id2label = dict(enumerate(names))
     model.config.label2id = {name: index for index, name in enumerate(names)}
+
+
+def _order(teacher_names, student_names):
+    if not teacher_names or not student_names:
+        return None
+    permutation = label_permutation(teacher_names, student_names, given="the teacher", wanted="the student")
+    if permutation is not None:
+        logger.warning("The teacher's labels %s are read in the student's order %s.", teacher_names, student_names)
+    return permutation

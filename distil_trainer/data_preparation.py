@@ -5,8 +5,8 @@ import logging
 from distil_trainer.augmentation.audit import drop_leaks, texts_of
 from distil_trainer.inference import check_end_tokens, check_padding, forward_names
 from distil_trainer.label_columns import read_labels
-from distil_trainer.labels import model_label_names
-from distil_trainer.preflight import check_lengths
+from distil_trainer.labels import gold_label_column, model_label_names, reads_gold_labels
+from distil_trainer.preflight import check_lengths, check_token_lengths
 from distil_trainer.tasks import problem_type
 from distil_trainer.training_data import check_teacher_logits, check_text_columns, check_token_numbers, tokenize
 
@@ -25,6 +25,9 @@ class DataPreparation:
         teachers (`list[PreTrainedModel]`): the teachers that are asked in every step; may be empty.
         teacher_tokenizer (`PreTrainedTokenizerBase`, *optional*): where the teachers read tokens of their own.
         align_words (`bool`): whether a loss compares tokens of the two.
+
+    Attributes:
+        settings (`tuple`): what the arguments say of the data. Where a search leaves it as it is, so are the data.
 
     Raises:
         ValueError: if a model would read its tokenizer's padding as text.
@@ -47,6 +50,22 @@ class DataPreparation:
         self._input_names = forward_names(student)
         self._teacher_input_names = set().union(*(forward_names(teacher) for teacher in teachers))
         self._align_words = align_words
+        self.settings = (
+            args.distils_logits, args.uses_hard_labels, args.logit_loss == "decoupled", align_words, args.max_length,
+            args.text_column, args.text_pair_column, args.label_column, args.drop_evaluation_rows,
+        )  # fmt: skip
+
+    def both(self, train_dataset, eval_dataset):
+        """Return what a trainer was given, prepared: evaluation data as one set, several, or none.
+
+        Raises:
+            ValueError: see `training` and `evaluation`.
+        """
+        by_name = datasets_by_name(eval_dataset)
+        if train_dataset is not None:
+            train_dataset = self.training(train_dataset, by_name.values())
+        prepared = {name: self.evaluation(dataset, name) for name, dataset in by_name.items()}
+        return train_dataset, prepared if isinstance(eval_dataset, dict) else prepared.get("eval_dataset")
 
     def training(self, dataset, evaluation_datasets):
         """Return a training set that holds what a step reads, and nothing else.
@@ -63,8 +82,7 @@ class DataPreparation:
         args = self._args
         dataset = self._without_leaks(dataset.with_format(None), evaluation_datasets)
         keep = []
-        optional = args.logit_loss == "decoupled" and self._label_column(dataset) in dataset.column_names
-        if args.uses_hard_labels or optional:
+        if reads_gold_labels(args, dataset):
             dataset, num_labelled = self._read_labels(dataset, "train_dataset")
             if args.uses_hard_labels and not num_labelled:
                 raise ValueError(
@@ -95,7 +113,7 @@ class DataPreparation:
 
     def is_labelled(self, dataset):
         """Return whether a data set has a column of gold labels."""
-        return self._label_column(dataset) in dataset.column_names
+        return gold_label_column(dataset, self._args.label_column) in dataset.column_names
 
     def _without_leaks(self, dataset, evaluation_datasets):
         args = self._args
@@ -125,9 +143,8 @@ class DataPreparation:
         return kept
 
     def _read_labels(self, dataset, what):
-        return read_labels(
-            dataset, self._label_column(dataset), self._label_names, self._num_labels, what, problem_type=self._task
-        )
+        column = gold_label_column(dataset, self._args.label_column)
+        return read_labels(dataset, column, self._label_names, self._num_labels, what, problem_type=self._task)
 
     def _tokenize(self, dataset, keep_columns, what, with_teacher):
         args = self._args
@@ -154,6 +171,7 @@ class DataPreparation:
             )
         for reader, config, _, prefix in readers:
             check_token_numbers(dataset, prefix, config, f"the {reader}", what)
+            check_token_lengths(dataset, prefix, config, reader, what)
             if config.is_encoder_decoder:
                 check_end_tokens(config, dataset[f"{prefix}input_ids"])
         wanted = input_names | {*keep_columns}
@@ -161,6 +179,8 @@ class DataPreparation:
             wanted |= TEACHER_COLUMNS
         return dataset.select_columns([name for name in dataset.column_names if name in wanted])
 
-    def _label_column(self, dataset):
-        column = self._args.label_column
-        return "labels" if column not in dataset.column_names and "labels" in dataset.column_names else column
+
+def datasets_by_name(eval_dataset):
+    """Return the evaluation data sets that a trainer was given, one or several or none, as `dict[str, Dataset]`."""
+    datasets = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
+    return {name: dataset for name, dataset in datasets.items() if dataset is not None}

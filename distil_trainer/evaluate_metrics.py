@@ -72,6 +72,9 @@ class MacroF1(_InMemoryMetric):
         labels = occurs if predictions.ndim == 1 else np.flatnonzero(occurs)
         if not len(labels):
             return {"macro_f1": 0.0}
+        if predictions.ndim == 2 and predictions.shape[1] == 1:
+            # It would be read as one label a row, of which 0 is one too.
+            return {"macro_f1": float(scores.f1_score(references, predictions, average="binary", zero_division=0))}
         score = scores.f1_score(references, predictions, labels=labels, average="macro", zero_division=0)
         return {"macro_f1": float(score)}
 
@@ -89,11 +92,15 @@ class MicroF1(_InMemoryMetric):
 
     def _compute(self, predictions, references):
         predictions, references = np.asarray(predictions), np.asarray(references)
-        return {"micro_f1": float(scores.f1_score(references, predictions, average="micro", zero_division=0))}
+        # One column would be read as one label a row, of which 0 is one too.
+        average = "binary" if predictions.shape[-1] == 1 else "micro"
+        return {"micro_f1": float(scores.f1_score(references, predictions, average=average, zero_division=0))}
 
 
 class PairF1(_InMemoryMetric):
-    """F1 of label 1 of two ("is a paraphrase", "is a duplicate"); 0 where it is neither gold nor predicted.
+    """F1 of one label of two ("is a paraphrase", "is a duplicate"); 0 where it is neither gold nor predicted.
+
+    It is label 1, or the one that `compute(..., positive_label=0)` names.
 
     Example:
 
@@ -101,8 +108,8 @@ class PairF1(_InMemoryMetric):
         {'f1': 0.6666666666666666}
     """
 
-    def _compute(self, predictions, references):
-        return {"f1": float(scores.f1_score(references, predictions, zero_division=0))}
+    def _compute(self, predictions, references, positive_label=1):
+        return {"f1": float(scores.f1_score(references, predictions, pos_label=positive_label, zero_division=0))}
 
 
 class MatthewsCorrelation(_InMemoryMetric):

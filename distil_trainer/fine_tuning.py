@@ -6,9 +6,16 @@ from dataclasses import fields
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
-from distil_trainer.arguments import DistillationArguments
+from distil_trainer.arguments import DistillationArguments, is_better_when_greater
+from distil_trainer.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL, problem_type
 from distil_trainer.trainer import DistillationTrainer
 
+# What the evaluation of each kind of task reports, see `metrics.metrics_for`; f1 and mcc for pairs only.
+_METRICS = {
+    SINGLE_LABEL: ("accuracy", "macro_f1", "perplexity", "f1", "mcc"),
+    MULTI_LABEL: ("micro_f1", "macro_f1", "average_precision"),
+    REGRESSION: ("pearson", "spearman", "mse"),
+}
 # Every other field of `DistillationArguments` says how a teacher teaches.
 _ABOUT_DATA = {
     "text_column", "text_pair_column", "label_column", "max_length", "drop_evaluation_rows", "length_grouped_batches",
@@ -17,6 +24,9 @@ _ABOUT_DATA = {
 
 def gold_label_arguments(arguments, **changes):
     """Return a copy of distillation arguments that trains on gold labels alone, without any teacher.
+
+    What says how a teacher teaches is set to its default; so is `epochs_per_cycle`, since cycles are measured in
+    epochs of the transfer set: give it again where the learning rate shall run in cycles here too.
 
     Args:
         arguments (`DistillationArguments`): a student's arguments.
@@ -43,8 +53,7 @@ def fine_tuning_arguments(arguments, select_by="accuracy", **changes):
     Args:
         arguments (`DistillationArguments`): a student's arguments, or any.
         select_by (`str`, *optional*, defaults to `"accuracy"`): the metric of the evaluation data that decides:
-            "accuracy" or any other that is reported and better when greater, or "loss". `None` keeps the last weights
-            and evaluates nothing.
+            "accuracy" or any other that is reported, or "loss". `None` keeps the last weights and evaluates nothing.
         **changes: fields to set besides, such as `learning_rate`.
 
     Returns:
@@ -57,7 +66,7 @@ def fine_tuning_arguments(arguments, select_by="accuracy", **changes):
             "save_strategy": SaveStrategy.EPOCH,
             "load_best_model_at_end": True,
             "metric_for_best_model": select_by,
-            "greater_is_better": not select_by.endswith("loss"),
+            "greater_is_better": is_better_when_greater(select_by),
         }
     return gold_label_arguments(arguments, **selection, **changes)
 
@@ -74,14 +83,18 @@ def fine_tune_teacher(
         train_dataset (`Dataset`): texts with gold labels.
         eval_dataset (`Dataset`): texts with gold labels, on which the best checkpoint is chosen. Its figures are
             flattered by that choice: report the teacher on other data.
-        arguments (`DistillationArguments`): optimizer, batch size, epochs, columns. Weights of the distillation terms
-            are not read.
-        select_by (`str`, *optional*, defaults to `"accuracy"`): see `fine_tuning_arguments`.
+        arguments (`DistillationArguments`): optimizer, batch size, epochs, columns. What says how a teacher teaches is
+            not read, and `epochs_per_cycle` neither (see `gold_label_arguments`).
+        select_by (`str`, *optional*, defaults to `"accuracy"`): see `fine_tuning_arguments`. Several labels a row, and
+            scores, have no accuracy: choose "micro_f1", "pearson", "loss" or another metric of theirs.
         resume_from_checkpoint (`str` or `bool`, *optional*): as in `Trainer.train`.
 
     Returns:
         `tuple[PreTrainedModel, dict[str, float]]`: the teacher with its best weights, in evaluation mode, and its
         metrics on `eval_dataset`.
+
+    Raises:
+        ValueError: if the task has no such metric.
 
     Example:
 
@@ -92,6 +105,13 @@ def fine_tune_teacher(
     teacher, metrics = fine_tune_teacher(teacher, tokenizer, train, validation, arguments)
     ```
     """
+    legal = ("loss", *_METRICS[problem_type(teacher.config)])
+    if select_by is not None and select_by.removeprefix("eval_") not in legal:
+        raise ValueError(
+            f"select_by={select_by!r} for a teacher with problem_type={problem_type(teacher.config)!r}: its "
+            "evaluation does not report that, which would end the training after its first epoch. Choose one of "
+            f"{', '.join(legal)}, or None."
+        )
     trainer = DistillationTrainer(
         teacher,
         fine_tuning_arguments(arguments, select_by),

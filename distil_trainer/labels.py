@@ -35,6 +35,21 @@ def dataset_label_names(dataset, label_column="label"):
     return list(feature.names) if isinstance(feature, ClassLabel) else None
 
 
+def gold_label_column(dataset, label_column):
+    """Return the column that gold labels are read from: `label_column`, or `labels` where only that is there."""
+    columns = dataset.column_names
+    return "labels" if label_column not in columns and "labels" in columns else label_column
+
+
+def reads_gold_labels(args, dataset):
+    """Return whether the losses read the gold labels of a training set.
+
+    The decoupled loss takes them where there are some, and else the teacher's answers.
+    """
+    has_labels = gold_label_column(dataset, args.label_column) in dataset.column_names
+    return args.uses_hard_labels or (args.logit_loss == "decoupled" and has_labels)
+
+
 def label_permutation(given_names, wanted_names, *, given, wanted):
     """Find the order in which logits over `given_names` must be read to be logits over `wanted_names`.
 

@@ -85,7 +85,7 @@ def read_matches(matches):
 
     Raises:
         ValueError: if it cannot be read; if a key, kind, loss, layer or weight is not a legal one; or if two matches
-            name the same student layer for the same loss.
+            name the same student layer for the same loss, or for two teacher layers.
     """
     matches = _parse(matches)
     read = [_read_match(match, f"matches[{number}]") for number, match in enumerate(matches)]
@@ -94,7 +94,7 @@ def read_matches(matches):
 
 
 def check_no_layer_twice(sourced_matches):
-    """Refuse two matches that compare the same layer of the student by the same loss.
+    """Refuse two matches that compare the same layer of the student by the same loss, or with two teacher layers.
 
     Args:
         sourced_matches (`list[tuple[str, Match]]`): each with the words that say where it comes from.
@@ -102,18 +102,23 @@ def check_no_layer_twice(sourced_matches):
     Raises:
         ValueError: if there are two.
     """
-    seen = {}
+    seen = []
     for source, match in sourced_matches:
-        key = (match.what, match.loss, match.student_layer)
-        if key in seen:
-            other_source, other = seen[key]
+        for other_source, other in seen:
+            if (match.what, match.student_layer) != (other.what, other.student_layer):
+                continue
+            # "Last" may be the layer that the other one names by its number: known when the models are.
+            layers = {match.teacher_layer, other.teacher_layer} - {None}
+            if match.loss != other.loss and len(layers) < 2:
+                continue
             layer = "last layer" if match.student_layer is None else f"layer {match.student_layer}"
             raise ValueError(
                 f"{source} names a layer twice: {match.what} with loss {match.loss} of the student's {layer} stands "
-                f"in {other_source} already (teacher layer {_layer(other)}; here {_layer(match)}). The layer would be "
-                "pulled to two targets, or to one at twice its weight. Keep one of them."
+                f"in {other_source} already{'' if match.loss == other.loss else f' with loss {other.loss}'} (teacher "
+                f"layer {_layer(other)}; here {_layer(match)}). The layer would be pulled to two targets, or to one "
+                "at twice its weight. Keep one of them."
             )
-        seen[key] = (source, match)
+        seen.append((source, match))
 
 
 def _layer(match):

@@ -141,22 +141,20 @@ def projection_widths(match, teacher_shape, student_shape):
 
 
 def _short_forms(args, teacher_shape, student_shape):
-    if not (args.hidden_loss_weight or args.attention_loss_weight or args.relation_loss_weight):
+    if not any(map(args.weights_of, ("hidden", "attention", "relation"))):
         return []
     mapped = map_layers(args.layer_map, teacher_shape.num_layers, student_shape.num_layers)
     pairs = list(zip(mapped, range(1, student_shape.num_layers + 1), strict=True))
     forms = [
-        ("hidden_loss_weight", "hidden_states", args.hidden_loss, [(0, 0), *pairs]),
-        ("attention_loss_weight", "attentions", args.attention_loss, pairs),
+        ("hidden", [("hidden_states", args.hidden_loss, *pair) for pair in [(0, 0), *pairs]]),
+        ("attention", [("attentions", args.attention_loss, *pair) for pair in pairs]),
+        ("relation", [(what, "kl", *pairs[-1]) for what in RELATIONS]),
     ]
     matches = []
-    for source, what, loss, of_pairs in forms:
-        weight = getattr(args, source)
-        if weight:
-            matches += [(source, Match(what, loss, *pair, weight=weight / len(of_pairs))) for pair in of_pairs]
-    if args.relation_loss_weight:
-        weight = args.relation_loss_weight / len(RELATIONS)
-        matches += [("relation_loss_weight", Match(what, "kl", *pairs[-1], weight=weight)) for what in RELATIONS]
+    for form, compared in forms:
+        if weights := args.weights_of(form):
+            shares = [None if weight is None else weight / len(compared) for weight in weights]
+            matches += [(f"{form}_loss_weight", Match(*each, *shares)) for each in compared]
     return matches
 
 

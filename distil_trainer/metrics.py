@@ -19,7 +19,7 @@ from distil_trainer.evaluate_metrics import (
 )
 
 
-def metrics_for(problem_type, num_labels, pairs=False):
+def metrics_for(problem_type, num_labels, pairs=False, positive_label=1):
     """Return the function for `Trainer(compute_metrics=...)` that fits a task.
 
     It takes an `EvalPrediction` with logits of shape `(n, num_labels)` as `predictions` (or a tuple that starts with
@@ -27,7 +27,8 @@ def metrics_for(problem_type, num_labels, pairs=False):
     the counts behind them see `confusion_matrix`.
 
     - `"single_label_classification"`: `label_ids` are integers of shape `(n,)`, below 0 where a row is unlabelled.
-      Gives `accuracy`, `macro_f1` and `perplexity`; for pairs of texts and two labels `f1` (of label 1) and `mcc` too.
+      Gives `accuracy`, `macro_f1` and `perplexity`; for pairs of texts and two labels `f1` (of `positive_label`) and
+      `mcc` too.
     - `"multi_label_classification"`: `label_ids` are 0 or 1, of shape `(n, num_labels)`; a row of NaN is unlabelled. A
       label is predicted where its logit is above 0. Gives `micro_f1`, `macro_f1`, `average_precision` and
       `average_precision_labels`.
@@ -40,6 +41,8 @@ def metrics_for(problem_type, num_labels, pairs=False):
         problem_type (`str`): one of the three above.
         num_labels (`int`): number of the model's labels or values.
         pairs (`bool`, *optional*, defaults to `False`): whether a row holds two texts.
+        positive_label (`int`, *optional*, defaults to 1): the label that the F1 of pairs is of, "is a paraphrase"; in
+            the model's order, where it is not the data's, another one than the data's 1.
 
     Returns:
         `Callable[[EvalPrediction], dict[str, float]]`, which raises a `ValueError` if no row is labelled, or if labels
@@ -58,7 +61,7 @@ def metrics_for(problem_type, num_labels, pairs=False):
             "multi_label_classification and regression. Set `model.config.problem_type` to one of them."
         )
     return (
-        functools.partial(_single_label_metrics, with_pair_metrics=True)
+        functools.partial(_single_label_metrics, positive_label=positive_label)
         if pairs and num_labels == 2
         else compute_metrics
     )
@@ -106,12 +109,12 @@ def confusion_matrix(logits, labels, label_names):
     }
 
 
-def _single_label_metrics(eval_prediction, with_pair_metrics=False):
+def _single_label_metrics(eval_prediction, positive_label=None):
     logits, labels = _labelled_rows(eval_prediction.predictions, eval_prediction.label_ids)
     rows = {"predictions": logits.argmax(axis=1), "references": labels}
     result = {**Accuracy().compute(**rows), **MacroF1().compute(**rows)}
-    if with_pair_metrics:
-        result |= PairF1().compute(**rows) | MatthewsCorrelation().compute(**rows)
+    if positive_label is not None:
+        result |= PairF1().compute(**rows, positive_label=positive_label) | MatthewsCorrelation().compute(**rows)
     cross_entropy = -log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean()
     with np.errstate(over="ignore"):  # a run that went astray may be perplexed without bounds
         result["perplexity"] = float(np.exp(cross_entropy))

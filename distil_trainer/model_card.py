@@ -38,6 +38,7 @@ def render_model_card(report, *, model_id=None):
     rows = {row["role"]: row for row in report["models"]}
     export, task, data = report.get("export") or {}, report["task"], report["data"]
     onnx_file, subfolder = export.get("chosen"), export.get("subfolder")
+    quantized = onnx_file is not None and onnx_file != "model.onnx"
     seed = report["run"].get("seed")
     return ModelCard.from_template(
         _metadata(report),
@@ -51,9 +52,11 @@ def render_model_card(report, *, model_id=None):
         if task.get("text_pair")
         else '"The text to classify."',
         truncation=f", truncation=True, max_length={task['max_length']}" if task.get("max_length") else "",
+        trust=", trust_remote_code=True" if report["student"].get("needs_remote_code") else "",
         onnx_path="/".join(part for part in (subfolder, onnx_file) if part),
         onnx_options=(f', subfolder="{subfolder}"' if subfolder else "") + f', file_name="{onnx_file}"',
-        quantized=onnx_file is not None and onnx_file != "model.onnx",
+        quantized=quantized,
+        dynamic=quantized and "calibration" not in (export.get("quantization") or {}),
         table=markdown_table(report),
         notes=measurement_lines(report) + comparison_lines(report),
         seed="" if seed is None else f" (seed {seed})",

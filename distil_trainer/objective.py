@@ -49,13 +49,14 @@ class Signals(NamedTuple):
     Attributes:
         logits (`torch.Tensor` of shape `(batch_size, num_labels)`): in the student's label order.
         states (`dict[str, tuple[torch.Tensor]]`): what `StateReader.read` gave.
-        attention_mask (`torch.Tensor` of shape `(batch_size, length)`): of the tokens that this model read.
+        attention_mask (`torch.Tensor` of shape `(batch_size, length)`): of the tokens that this model read; `None` in
+            batches without, which matches cannot do with.
         head_token (`str`): "first" or "last": the token that its head reads.
     """
 
     logits: torch.Tensor
     states: dict
-    attention_mask: torch.Tensor
+    attention_mask: torch.Tensor | None
     head_token: str
 
 
@@ -161,6 +162,12 @@ class DistillationObjective:
         return loss.__name__, term
 
     def _match_terms(self, student, teacher, batch, project):
+        if student.attention_mask is None or teacher.attention_mask is None:
+            raise ValueError(
+                "The batch has no attention_mask (for a teacher with tokens of its own, teacher_attention_mask), and "
+                "inner states are compared: padding would count as text. Leave data_collator= out, or let it give the "
+                "mask."
+            )
         words = None
         if "word_ids" in batch:
             words = shared_words(batch["word_ids"], batch["teacher_word_ids"])

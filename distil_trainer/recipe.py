@@ -9,16 +9,20 @@ from accelerate import PartialState
 
 from distil_trainer.augmentation.analyzers import load_pipeline
 from distil_trainer.closing import close_run, measure, pytorch_contender, ship_once
-from distil_trainer.fine_tuning import gold_label_arguments
+from distil_trainer.command_line import parse_arguments
+from distil_trainer.fine_tuning import fine_tuning_arguments, gold_label_arguments
+from distil_trainer.fresh_student import check_fresh_student, make_fresh_student
 from distil_trainer.hub import check_can_push
 from distil_trainer.labeled_dataset import push_labeled_dataset
 from distil_trainer.labeling import TeacherLabeler
 from distil_trainer.labels import dataset_label_names
 from distil_trainer.objective import logit_loss_name
-from distil_trainer.recipe_arguments import run_settings
+from distil_trainer.recipe_arguments import RECIPE_ARGUMENTS, run_settings
 from distil_trainer.run_folder import RunFolder
 from distil_trainer.stages import (
     hub_id,
+    load_teacher_and_splits,
+    make_student,
     make_transfer_set,
     run_facts,
     short_name,
@@ -28,6 +32,58 @@ from distil_trainer.stages import (
 )
 from distil_trainer.tasks import problem_type
 from distil_trainer.teacher_key import weights_hash
+
+
+def run_recipe(defaults, argv=None, *, recipe):
+    """Run a recipe that is told by its arguments: load, fine-tune the teacher if asked, make the student, distil.
+
+    Args:
+        defaults (`dict[str, Any]`): the recipe's defaults, by argument.
+        argv (`list[str]`, *optional*): the command line; `None` for this process's.
+        recipe (`str`): the recipe's file name.
+
+    Returns:
+        `tuple[dict, str]`: the report, and its closing table as text.
+    """
+    arguments = parse_arguments(RECIPE_ARGUMENTS, argv, defaults)
+    training, data, models, _, _ = arguments
+    teacher, teacher_tokenizer, splits = load_teacher_and_splits(models, data, training)
+    label_names = dataset_label_names(splits["train"], training.label_column)
+    is_fresh = models.student_type is not None and not models.student_layers
+    if is_fresh:  # so that an error comes now, not later
+        check_fresh_student(models, training, label_names)
+    else:
+        make_student(models, teacher, teacher_tokenizer, label_names, seed=0)
+
+    run = open_run(arguments)
+    evaluation_splits = [split for name, split in splits.items() if name != "train"]
+    train, _ = without_leaks(splits["train"], evaluation_splits, training)
+    if models.train_teacher:
+        teacher_arguments = fine_tuning_arguments(
+            training,
+            models.teacher_select_by,
+            learning_rate=models.teacher_learning_rate,
+            num_train_epochs=models.teacher_num_train_epochs,
+            max_steps=models.teacher_max_steps,
+        )
+        teacher, _ = train_once(
+            run, "teacher", teacher, teacher_tokenizer, train, splits["validation"], teacher_arguments
+        )
+    if is_fresh:
+        made = make_fresh_student(run, models, training, train, teacher, teacher_tokenizer, label_names)
+    else:
+        made = make_student(models, teacher, teacher_tokenizer, label_names, seed=training.seed)
+    student, tokenizer, student_facts = made
+    return distil(
+        run,
+        arguments,
+        recipe=recipe,
+        argv=argv,
+        splits=splits,
+        teacher=(teacher, teacher_tokenizer),
+        student=(student, tokenizer),
+        student_facts=student_facts,
+    )
 
 
 def open_run(arguments):
@@ -148,7 +204,7 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
         gold_label_arguments(training, max_steps=steps, epochs_per_cycle=cycle),
         trust_remote_code=models.trust_remote_code,
     )
-    onnx_contenders, shipped = ship_once(run, student, tokenizer, splits["validation"], training, shipping)
+    onnx_contenders, shipped = ship_once(run, student, tokenizer, train, splits["validation"], training, shipping)
     contenders = [
         pytorch_contender("teacher", teacher, teacher_tokenizer),
         pytorch_contender("control", control, tokenizer),
@@ -233,19 +289,29 @@ _STATE_LOSSES = (
     "matches",
     "projection_learning_rate",
 )
-_SCHEDULES = ("final_temperature", "final_logit_loss_weight", "final_hard_label_weight", "epochs_per_cycle")
+_SCHEDULES = (
+    "final_temperature",
+    "final_logit_loss_weight",
+    "final_hard_label_weight",
+    "final_hidden_loss_weight",
+    "final_attention_loss_weight",
+    "final_relation_loss_weight",
+    "epochs_per_cycle",
+)
 
 
 def _hyper_parameters(training, task, steps):
     batch_size = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
     logit_loss = logit_loss_name(training, task)
     shown = _SCHEDULES + (_STATE_LOSSES if training.distils_states else ())
+    shown += ("target_class_weight", "non_target_class_weight") if logit_loss == "decoupled" else ()
     return {
         "logit_loss": logit_loss,
         "logit_loss_weight": training.logit_loss_weight,
         "temperature": None if logit_loss == "mse" else training.temperature,
         "hard_label_weight": training.hard_label_weight,
-        **{name: getattr(training, name) or None for name in shown if getattr(training, f"{name}_weight", True)},
+        "label_smoothing_factor": training.label_smoothing_factor or None,
+        **{name: getattr(training, name) for name in shown if _has_effect(training, name)},
         "optimizer": str(training.optim.value),
         "learning_rate": training.learning_rate,
         "schedule": "cyclic" if training.epochs_per_cycle else str(training.lr_scheduler_type.value),
@@ -258,3 +324,10 @@ def _hyper_parameters(training, task, steps):
         "precision": "bf16" if training.bf16 else "fp16" if training.fp16 else "fp32",
         "seed": training.seed,
     }
+
+
+def _has_effect(training, name):
+    """Return whether a setting is worth showing: not a weight of 0, nor the kind of a loss whose weight is 0."""
+    if name in _STATE_LOSSES and name.endswith("_weight"):
+        return bool(getattr(training, name))
+    return bool(getattr(training, f"{name}_weight", True))

@@ -27,16 +27,73 @@ class ModelArguments:
         default="accuracy",
         metadata={"help": "Metric of the validation split that chooses the teacher's best epoch: accuracy or loss."},
     )
+    teacher_head: str = field(
+        default="own",
+        metadata={
+            "help": "Head of a teacher to be fine-tuned: own, that of its class in transformers; or cnn, convolutions "
+            "over all of its last hidden states."
+        },
+    )
     student_model_name_or_path: str | None = field(default=None, metadata={"help": "Student: Hub id or local folder."})
+    student_head: str = field(
+        default="own",
+        metadata={"help": "Head of a student that is a checkpoint or layers of the teacher: own or cnn."},
+    )
     student_layers: list[int] | None = field(
         default=None,
         metadata={"help": "Make the student of these teacher layers, counted from 1, in place of a checkpoint."},
+    )
+    student_type: str | None = field(
+        default=None,
+        metadata={
+            "help": "Make the student a network with fresh weights, in place of a checkpoint: bilstm, densenet_cnn, "
+            "densenet_dsa, embedding_bag, glove_cnn, or a type of transformers such as bert."
+        },
+    )
+    student_config: None | str | dict = field(
+        default=None, metadata={"help": "Settings of that network that differ from its defaults: a YAML mapping."}
+    )
+    student_tokenizer: str = field(
+        default="word",
+        metadata={
+            "help": "Its tokenizer: word, for whole words of the training texts; wordpiece, bpe or unigram, trained "
+            "on them; or a SentencePiece file (.model)."
+        },
+    )
+    student_vocab_size: int | None = field(
+        default=None, metadata={"help": "Tokens of its tokenizer; by default all words, or 8,000 pieces."}
+    )
+    student_lower: bool = field(default=True, metadata={"help": "Its tokenizer lower-cases texts."})
+    word_vectors: str = field(
+        default="teacher",
+        metadata={
+            "help": "Where its word vectors start: teacher, for vectors distilled from it; random; or a file of "
+            "GloVe, fastText or word2vec."
+        },
+    )
+    extra_words: int = field(
+        default=0,
+        metadata={"help": "Words that its vocabulary takes from the teacher or the file beyond the training texts'."},
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run Python files that come with a model."})
 
     def __post_init__(self):
         if self.teacher_select_by not in ("accuracy", "loss"):
             raise ValueError(f"teacher_select_by={self.teacher_select_by!r}: choose accuracy or loss.")
+        for name in ("teacher_head", "student_head"):
+            if getattr(self, name) not in ("own", "cnn"):
+                raise ValueError(f"{name}={getattr(self, name)!r}: choose own or cnn.")
+        if self.teacher_head == "cnn" and not self.train_teacher:
+            raise ValueError(
+                "teacher_head='cnn' without train_teacher: the new head would be random, and its answers noise. Give "
+                "--train_teacher too; a teacher that was saved with such a head is loaded with it as it is."
+            )
+        _check_at_least(self, extra_words=0)
+        if self.student_type is None and self.student_config is not None:
+            raise ValueError(
+                f"student_config={self.student_config!r} without student_type: it describes a network with fresh "
+                "weights, and there is none. Give --student_type too."
+            )
 
 
 @dataclass

@@ -31,6 +31,7 @@ teacher*
 student*
   base*       str   what it started from: "layers 2, 4, 6 of the teacher", "distilbert-base-uncased"
   hub_id      str   only where it started from a checkpoint on the Hub
+  needs_remote_code bool  whether its architecture is not one of transformers'
 data
   train, validation, test, each:
     source    str   Hub id or file name

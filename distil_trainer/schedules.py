@@ -1,5 +1,7 @@
 """How weights, the temperature and the learning rate change as training goes on."""
 
+import math
+
 from torch.optim.lr_scheduler import CyclicLR
 
 # The lowest learning rate of a cycle is the highest divided by this.
@@ -20,6 +22,19 @@ def interpolate(start, end, progress):
     return start if end is None else (1 - progress) * start + progress * end
 
 
+def steps_per_cycle(args, num_rows, rows_per_batch):
+    """Return the optimizer steps (`int`) that `epochs_per_cycle` epochs have.
+
+    Args:
+        args (`DistillationArguments`): cycles, processes and how batches are made.
+        num_rows (`int`): rows of the training set.
+        rows_per_batch (`int`): in each process.
+    """
+    whole = math.floor if args.dataloader_drop_last else math.ceil
+    batches = whole(num_rows / (rows_per_batch * args.world_size))
+    return round(args.epochs_per_cycle * math.ceil(batches / args.gradient_accumulation_steps))
+
+
 def cyclic_schedule(optimizer, steps_per_cycle):
     """Make a schedule of triangles: each parameter group from its `lr` / 25 up to `lr` and back in one cycle.
 
@@ -27,7 +42,8 @@ def cyclic_schedule(optimizer, steps_per_cycle):
     `steps_per_cycle` is odd). The optimizer's groups are set to the lowest one here. Momentum stays as it is.
 
     Args:
-        optimizer (`torch.optim.Optimizer`): its groups hold the highest learning rates.
+        optimizer (`torch.optim.Optimizer`): its groups hold the highest learning rates: their `max_lr`, or where there
+            is none, as in one that had no such schedule before, their `lr`.
         steps_per_cycle (`int`): optimizer steps from one lowest point to the next, at least 2.
 
     Returns:
@@ -45,7 +61,8 @@ def cyclic_schedule(optimizer, steps_per_cycle):
             f"steps_per_cycle={steps_per_cycle}: a cycle needs at least 2 steps, one up and one down. Raise "
             "epochs_per_cycle, or accumulate fewer batches a step."
         )
-    highest = [group["lr"] for group in optimizer.param_groups]
+    # Kept in the group, because an earlier schedule of this kind has left `lr` at its lowest.
+    highest = [group.setdefault("max_lr", group["lr"]) for group in optimizer.param_groups]
     steps_up = steps_per_cycle // 2
     return CyclicLR(
         optimizer,

@@ -24,7 +24,7 @@ from distil_trainer.labels import dataset_label_names, label_permutation, model_
 from distil_trainer.latency import cpu_name
 from distil_trainer.loading import load_classifier
 from distil_trainer.run_folder import last_complete_checkpoint
-from distil_trainer.students import student_from_teacher
+from distil_trainer.students import TransformerCnnForSequenceClassification, student_from_teacher
 from distil_trainer.trainer import DistillationTrainer
 
 logger = logging.getLogger(__name__)
@@ -66,13 +66,18 @@ def load_teacher_and_splits(models, data, training):
 
 
 def _load_teacher(models, label_names):
-    return load_classifier(
+    teacher, tokenizer = load_classifier(
         models.teacher_model_name_or_path,
         revision=models.teacher_revision,
         label_names=label_names,
         to_be_trained=models.train_teacher,
         trust_remote_code=models.trust_remote_code,
     )
+    return _with_head(teacher, models.teacher_head), tokenizer
+
+
+def _with_head(model, head):
+    return TransformerCnnForSequenceClassification.from_encoder(model) if head == "cnn" else model
 
 
 def without_leaks(train, evaluation_splits, training):
@@ -109,16 +114,19 @@ def make_student(models, teacher, teacher_tokenizer, label_names, *, seed):
         `tuple[PreTrainedModel, PreTrainedTokenizerFast, dict]`: the last is the report's part `student`.
     """
     set_seed(seed)  # a new head starts from the same random weights in every start of the run
+    facts = {"needs_remote_code": models.student_head == "cnn"}
     if models.student_layers:
-        base = f"layers {', '.join(map(str, models.student_layers))} of the teacher"
-        return student_from_teacher(teacher, layers=models.student_layers), teacher_tokenizer, {"base": base}
+        student = _with_head(student_from_teacher(teacher, layers=models.student_layers), models.student_head)
+        facts["base"] = f"layers {', '.join(map(str, models.student_layers))} of the teacher"
+        return student, teacher_tokenizer, facts
     name = models.student_model_name_or_path
     if name is None:
-        raise ValueError("There is no student: give --student_layers or --student_model_name_or_path.")
+        raise ValueError("There is no student: give --student_layers, --student_type or --student_model_name_or_path.")
     student, tokenizer = load_classifier(
         name, label_names=label_names, to_be_trained=True, trust_remote_code=models.trust_remote_code
     )
-    return student, tokenizer, {"base": short_name(name), "hub_id": hub_id(name)}
+    student = _with_head(student, models.student_head)
+    return student, tokenizer, facts | {"base": short_name(name), "hub_id": hub_id(name)}
 
 
 def make_transfer_set(run, train, evaluation_splits, augmentation, training, *, analyzer=None):

@@ -131,10 +131,10 @@ class StateReader:
     embedding output. The model may be called through a wrapper (DDP) and may checkpoint gradients, with
     `use_reentrant=False`: what is read belongs to the graph of the first pass.
 
-    Attention maps come from the model's own eager attention, to which the model is switched here, because others
-    return none. Maps are returned after dropout, so that an attention loss would compare random zeros: the dropout of
-    attention maps (alone; in XLNet also that of the attention's output, which is the same module) is off while a
-    reader that wants them is attached.
+    Attention maps come from the model's own eager attention, to which the model is switched while a reader that wants
+    them is attached, because others return none. Maps are returned after dropout, so that an attention loss would
+    compare random zeros: the dropout of attention maps (alone; in XLNet also that of the attention's output, which is
+    the same module) is off as long.
 
     Args:
         model (`PreTrainedModel`): BERT, RoBERTa, ELECTRA, DistilBERT, ALBERT, GPT-2, BART, T5, or any other that
@@ -162,10 +162,12 @@ class StateReader:
             raise ValueError(f"wanted={unknown} cannot be read from a model. What can: {list(_STATES)}.")
         self.model = model
         self.wanted = [name for name in _STATES if name in wanted]
-        self.num_layers = model_shape(model.config).num_layers
+        # Models of any kind can be distilled from logits, for which nothing is read.
+        self.num_layers = model_shape(model.config).num_layers if self.wanted else 0
         self._layers = _attention_layers(model)
         self._handles = []
         self._dropouts = []
+        self._attention_before = None
         self._recorded = {}
         self._recording = False
         made_by_modules = [layer._modules.keys() >= set(names) for layer, names in self._layers]
@@ -175,11 +177,6 @@ class StateReader:
                 f"{self._wanted_relations()} cannot be read. Relation losses work with BERT-like models, DistilBERT, "
                 "GPT-2, BART and T5 on both sides: match hidden_states, attentions or pooled_states instead."
             )
-        if "attentions" in self.wanted and model.config._attn_implementation != "eager":
-            before = model.config._attn_implementation
-            model.set_attn_implementation("eager")
-            # On transformers 4.57 a loaded BERT cannot be switched, which it warns of, and falls back in each pass.
-            logger.info("%s: maps are read, so eager attention is used, not %s.", type(model).__name__, before)
         if "attentions" in self.wanted and not self._layers:
             logger.warning(
                 "%s: its layers of self-attention are not known here, so the dropout of attention maps stays on in "
@@ -201,6 +198,7 @@ class StateReader:
             return
         if "attentions" in self.wanted:
             self._switch_dropout_off()
+            self._switch_to_eager_attention()
         self._handles = [
             self.model.register_forward_pre_hook(self._begin),
             self.model.register_forward_hook(self._end),
@@ -214,12 +212,14 @@ class StateReader:
                         self._handles.append(layer.get_submodule(name).register_forward_hook(hook))
 
     def detach(self):
-        """Leave the model as it was, but for its attention, which stays eager, and forget what was recorded."""
+        """Leave the model as it was, and forget what was recorded."""
         for handle in self._handles:
             handle.remove()
         for module, name, p in self._dropouts:
             setattr(module, name, p)
-        self._handles, self._dropouts, self._recorded = [], [], {}
+        if self._attention_before is not None:
+            self.model.set_attn_implementation(self._attention_before)
+        self._handles, self._dropouts, self._attention_before, self._recorded = [], [], None, {}
 
     def read(self, outputs):
         """Return the states of the forward pass that has just ended, and forget them.
@@ -272,6 +272,14 @@ class StateReader:
                         self._recorded.setdefault(relation, []).append(part)
 
         return record
+
+    def _switch_to_eager_attention(self):
+        before = self.model.config._attn_implementation
+        if before != "eager":
+            self._attention_before = before
+            self.model.set_attn_implementation("eager")
+            # On transformers 4.57 a loaded BERT cannot be switched, which it warns of, and falls back in each pass.
+            logger.info("%s: maps are read, so eager attention is used, not %s.", type(self.model).__name__, before)
 
     def _switch_dropout_off(self):
         for layer, _ in self._layers:

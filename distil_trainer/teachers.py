@@ -11,10 +11,13 @@ from torch.nn import functional as F
 from distil_trainer.inference import forward_names
 from distil_trainer.labels import dataset_label_names, label_permutation
 from distil_trainer.objective import Signals
-from distil_trainer.states import StateReader, head_token, model_shape
+from distil_trainer.states import StateReader, head_token
 from distil_trainer.tasks import REGRESSION, SINGLE_LABEL
 
 logger = logging.getLogger(__name__)
+
+# What accelerate writes into a model that it prepares.
+_WRITTEN = ("forward", "_original_forward", "_is_accelerate_prepared")
 
 
 class OnlineTeacher:
@@ -23,36 +26,75 @@ class OnlineTeacher:
     Args:
         models (`list[PreTrainedModel]`): trained classifiers that read the same tokens; frozen here.
         prepare (`Callable`): puts a model where training runs (`accelerator.prepare_model`).
-        permutations (`list`): for each model the order in which its logits are read, or `None`.
-        weights (`list[float]`, *optional*): weights of the mean of their logits; equal by default.
-        average (`str`): "logits" or "probabilities": what is averaged.
         task (`str`): one of `PROBLEM_TYPES`.
         own_tokens (`bool`): whether the teachers read tokens of their own (`teacher_input_ids`, ...).
+
+    Attributes:
+        models (`list[PreTrainedModel]`): as given; between `attach` and `detach`, as prepared.
     """
 
-    def __init__(self, models, *, prepare, permutations, weights, average, task, own_tokens):
+    def __init__(self, models, *, prepare, task, own_tokens):
         self.input_names = set().union(*(forward_names(model) for model in models))
+        self.models = self._bare_models = [model.requires_grad_(False).eval() for model in models]
+        self._prepare = prepare
+        self._task = task
         self._own_tokens = own_tokens
-        self._average, self._task = average, task
-        self._weights = weights or [1.0] * len(models)
-        self._permutations = permutations
         self._head_token = head_token(models[0].config)
         self._accepted = [forward_names(model) for model in models]
-        self.shape = model_shape(models[0].config)
-        self._bare_models = models
-        self.reader = StateReader(models[0], set())
-        self.models = []
-        for model in models:
-            model.requires_grad_(False)
-            self.models.append(prepare(model.eval()))
+        self._all_finite = None
+        self._before = []
+        self.plan([None] * len(models))
 
-    def read_states(self, wanted):
-        """Read states of the first model too from now on.
+    def plan(self, permutations, weights=None, average="logits", wanted=()):
+        """Settle how the models are asked from now on; not while they are attached.
 
         Args:
-            wanted (`set[str]`): see `StateReader`.
+            permutations (`list`): for each model the order in which its logits are read, or `None`.
+            weights (`list[float]`, *optional*): weights of the mean of their logits; equal by default.
+            average (`str`, *optional*, defaults to `"logits"`): "logits" or "probabilities": what is averaged.
+            wanted (`Collection[str]`, *optional*): states that are read of the first model, see `StateReader`.
         """
-        self.reader = StateReader(self._bare_models[0], wanted)
+        self._permutations = permutations
+        self._weights = weights or [1.0] * len(self._bare_models)
+        self._average = average
+        self._reader = StateReader(self._bare_models[0], wanted)
+
+    def attach(self):
+        """Prepare the models, and begin to read states. Does nothing where that is done already."""
+        if self._before:
+            return
+        self._reader.attach()
+        self._all_finite = None
+        self._before = [_written_before(model) for model in self._bare_models]
+        self.models = [self._prepare(model) for model in self._bare_models]
+
+    def detach(self):
+        """Leave the models as they were, but for their gradients, which stay off, their mode and their device."""
+        self._reader.detach()
+        for model, before in zip(self._bare_models, self._before, strict=False):
+            # Mixed precision stands around the `forward` of the model itself, which is the caller's.
+            for name in _WRITTEN:
+                vars(model).pop(name, None)
+            vars(model).update(before)
+        self.models, self._before = self._bare_models, []
+
+    def check_answers(self, reduce):
+        """Refuse a teacher that gave NaN or infinite logits since the models were attached.
+
+        Args:
+            reduce (`Callable`): takes the mean of a tensor over all processes (`accelerator.reduce`), which then all
+                stop together.
+
+        Raises:
+            ValueError: if one did, in any process.
+        """
+        if self._all_finite is not None and reduce(self._all_finite.float(), reduction="mean") < 1:
+            raise ValueError(
+                "The teacher gave NaN or infinite logits for a row of the training set. A single one turns every "
+                "weight of the student into NaN, which the Trainer's log would hide as a loss of 0: the teacher's "
+                "weights are broken, or half precision overflows. Load it in float32, or label the data ahead with "
+                "`TeacherLabeler` and leave such rows out; weights saved since the last log are not to be used."
+            )
 
     def __call__(self, batch, temperature):
         """Return the teachers' `Signals` for a batch, without gradients.
@@ -73,13 +115,16 @@ class OnlineTeacher:
                 if model.training:
                     model.eval()
                 given = {name: value for name, value in inputs.items() if name in accepted}
-                outputs = model(**given, **self.reader.forward_arguments)
+                outputs = model(**given, **self._reader.forward_arguments)
                 logits.append(outputs.logits if permutation is None else outputs.logits[:, permutation])
             averaged = logits[0]
             if len(logits) > 1:
                 averaged = average_logits(logits, self._weights, self._average, self._task, temperature)
-            states = self.reader.read(outputs)
-        return Signals(averaged, states, inputs["attention_mask"], self._head_token)
+            states = self._reader.read(outputs)
+            # Kept on its device, and looked at where a log waits for the device anyway.
+            finite = averaged.isfinite().all()
+            self._all_finite = finite if self._all_finite is None else self._all_finite & finite
+        return Signals(averaged, states, inputs.get("attention_mask"), self._head_token)
 
 
 def average_logits(logits, weights, average, task, temperature=1.0):
@@ -211,6 +256,11 @@ def check_average(average, task):
         raise ValueError(f"average={average!r}: choose logits or probabilities.")
     if average == "probabilities" and task == REGRESSION:
         raise ValueError("average='probabilities' with problem_type='regression': scores have none. Choose logits.")
+
+
+def _written_before(model):
+    # A `device_map` puts a `forward` there too; the usual one is that of the class.
+    return {name: vars(model)[name] for name in _WRITTEN if name in vars(model)}
 
 
 def _average_batch(batch, indices, tables, permutations, weights, average, task, num_labels, labelled, compared):

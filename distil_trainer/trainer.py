@@ -3,40 +3,28 @@
 Reference: Hinton et al. 2015, https://arxiv.org/abs/1503.02531; each further loss names its paper in `losses`.
 """
 
-import math
-
 import torch
 from transformers import Trainer
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from distil_trainer.arguments import DistillationArguments
 from distil_trainer.collator import DistillationCollator
-from distil_trainer.compatibility import (
-    check_not_sharded,
-    match_teacher_labels,
-    name_student_labels,
-    set_label_names,
-    teacher_label_names,
-)
-from distil_trainer.data_preparation import TEACHER_COLUMNS, DataPreparation
+from distil_trainer.compatibility import check_not_sharded, match_labels, positive_label, set_label_names
+from distil_trainer.data_preparation import TEACHER_COLUMNS, DataPreparation, datasets_by_name
 from distil_trainer.inference import forward_names, padding_side
 from distil_trainer.interruption import SaveOnInterrupt
-from distil_trainer.labels import model_label_names
-from distil_trainer.matches import states_of
-from distil_trainer.matching import plan_matches, projection_widths
+from distil_trainer.loss_plan import check_optimizers, plan_losses
 from distil_trainer.objective import DistillationObjective, Signals, gold_label_loss
 from distil_trainer.preflight import check_models_and_data, reads_own_tokens
 from distil_trainer.projections import Projections, load_projections, save_projections
 from distil_trainer.sampler import EpochSampler
-from distil_trainer.schedules import cyclic_schedule
-from distil_trainer.states import StateReader, head_token, model_shape
+from distil_trainer.schedules import cyclic_schedule, steps_per_cycle
+from distil_trainer.states import StateReader, head_token
 from distil_trainer.tasks import problem_type
 from distil_trainer.teachers import OnlineTeacher
+from distil_trainer.term_means import TermMeans
 from distil_trainer.training_data import check_dataset, token_lengths
 from distil_trainer.training_events import TrainingEvents
-
-# States of a whole row, which need no alignment of tokens.
-_ROW_STATES = ("cls_states", "pooled_states")
 
 
 class DistillationTrainer(Trainer):
@@ -47,6 +35,10 @@ class DistillationTrainer(Trainer):
     `DistillationArguments.matches` and its short forms). Every term of weight above 0 is logged by name, unweighted.
     Evaluation never needs a teacher: its loss is the task's own on gold labels, and there is none where the rows are
     unlabelled.
+
+    Each row of an optimizer step counts the same, however the step is cut into batches, also where the last one of an
+    epoch is short. Several processes repeat a few rows there, so that all have equally many (accelerate's
+    `even_batches`).
 
     The student's `problem_type` decides the task: one label a row, several (sigmoid), or a score. Data sets hold
     texts, which are tokenized once, or `input_ids`. Teacher logits come from the column `teacher_logits` (see
@@ -114,7 +106,6 @@ class DistillationTrainer(Trainer):
         teachers = [] if teacher is None else [*teacher] if isinstance(teacher, list | tuple) else [teacher]
         check_not_sharded(args, bool(teachers))
         self._given_label_names = None
-        self._planned = False
         super().__init__(
             model=model,
             args=args,
@@ -131,7 +122,7 @@ class DistillationTrainer(Trainer):
         # Otherwise the loss is not divided by the accumulated batches, and gradients grow with their number.
         self.model_accepts_loss_kwargs = False
         self._train_sampler = None
-        self._term_sums, self._num_summed = {}, 0
+        self._term_means = TermMeans()
         self._projections = self._project = None
         self._own_tokens = reads_own_tokens(self.model, processing_class, teachers, teacher_processing_class)
         if data_collator is None:
@@ -141,40 +132,12 @@ class DistillationTrainer(Trainer):
                 padding_side=padding_side(self.model.config),
                 teacher_padding_side=padding_side(teachers[0].config) if teachers else None,
             )
-        eval_datasets = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
-        eval_datasets = {name: dataset for name, dataset in eval_datasets.items() if dataset is not None}
-        check_models_and_data(self.model, args, train_dataset, eval_datasets, teachers, self._own_tokens)
         self._task = problem_type(self.model.config)
-        permutations = self._match_labels(train_dataset, eval_datasets, teachers)
-        self._cached_permutation = None if teachers else permutations[0]
-        self.teacher = None
-        if teachers:
-            self.teacher = OnlineTeacher(
-                teachers,
-                prepare=lambda each: self.accelerator.prepare_model(each, evaluation_mode=True),
-                permutations=permutations,
-                weights=args.teacher_weights,
-                average=args.teacher_average,
-                task=self._task,
-                own_tokens=self._own_tokens,
-            )
         self._student_inputs = forward_names(self.model)
-        self._plan_losses(self.model)
-        self._preparation = DataPreparation(
-            args,
-            self.model,
-            processing_class,
-            teachers=teachers,
-            teacher_tokenizer=teacher_processing_class if self._own_tokens else None,
-            align_words=self._own_tokens and any(match.what not in _ROW_STATES for match in self._matches),
-        )
         self._given = (train_dataset, eval_dataset, processing_class, teacher, teacher_processing_class)
-        if train_dataset is not None:
-            self.train_dataset = self._preparation.training(train_dataset, eval_datasets.values())
-        prepared = {name: self._preparation.evaluation(dataset, name) for name, dataset in eval_datasets.items()}
-        self._prepared_eval_datasets = list(prepared.values())
-        if eval_dataset is not None:
-            self.eval_dataset = prepared if isinstance(eval_dataset, dict) else prepared["eval_dataset"]
+        self._teachers, self.teacher, self._preparation = teachers, None, None
+        self._fit_together()
+        check_optimizers(args, self._plan, *optimizers)
 
     def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
         """Train as `Trainer.train` does; Ctrl-C finishes the step under way and saves a checkpoint.
@@ -186,12 +149,38 @@ class DistillationTrainer(Trainer):
         self.add_callback(interruption)
         try:
             with interruption:
-                return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+                output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+            if self.teacher is not None:
+                self.teacher.check_answers(self.accelerator.reduce)
+            return output
         finally:
             self.remove_callback(interruption)
-            self._student_reader.detach()
-            if self.teacher is not None:
-                self.teacher.reader.detach()
+            self._release()
+
+    def hyperparameter_search(
+        self, hp_space=None, compute_objective=None, n_trials=20, direction="minimize", **kwargs
+    ):
+        """Search as `Trainer.hyperparameter_search` does; by default for the least evaluation loss.
+
+        `Trainer`'s own default is the sum of all metrics: here of some that shall be great and some that shall not.
+
+        Raises:
+            ValueError: if anything else is looked for without saying what.
+        """
+        if compute_objective is None and (direction != "minimize" or isinstance(self.eval_dataset, dict)):
+            raise ValueError(
+                f"direction={direction!r} without compute_objective=, or with several evaluation data sets: say what "
+                "is looked for, such as compute_objective=lambda metrics: metrics['eval_accuracy']."
+            )
+        compute_objective = compute_objective or (lambda metrics: metrics["eval_loss"])
+        return super().hyperparameter_search(hp_space, compute_objective, n_trials, direction, **kwargs)
+
+    def get_batch_samples(self, *args):
+        # `compute_loss` is told how many rows the whole optimizer step has, over all processes: the last batch of an
+        # epoch is smaller than the others, and each row counts the same.
+        batches, _ = super().get_batch_samples(*args)
+        num_rows = sum(len(next(iter(batch.values()))) for batch in batches)
+        return batches, self.accelerator.reduce(torch.tensor(num_rows, device=self.args.device), reduction="sum")
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Compute the distillation loss in training mode, the task's loss on gold labels in evaluation mode.
@@ -200,8 +189,9 @@ class DistillationTrainer(Trainer):
             model (`torch.nn.Module`): the student, as accelerate wrapped it.
             inputs (`dict[str, torch.Tensor]`): a batch of the collator.
             return_outputs (`bool`, *optional*, defaults to `False`): return the logits too.
-            num_items_in_batch (`int`, *optional*): not read: the loss is a mean over rows, and `Trainer` divides it by
-                the number of accumulated batches.
+            num_items_in_batch (`torch.Tensor`, *optional*): rows of the optimizer step that the batch is part of. The
+                loss is scaled by the batch's share of them, so that the step's is a mean over rows; without it the
+                batch is taken to be the whole step.
 
         Returns:
             `torch.Tensor`, a scalar, or `tuple[torch.Tensor, SequenceClassifierOutput]`.
@@ -209,7 +199,7 @@ class DistillationTrainer(Trainer):
         student_inputs = {name: value for name, value in inputs.items() if name in self._student_inputs}
         if model.training:
             outputs = model(**student_inputs, **self._student_reader.forward_arguments)
-            loss = self._distillation_loss(outputs, inputs)
+            loss = self._distillation_loss(outputs, inputs, num_items_in_batch)
         else:
             outputs = model(**student_inputs)
             loss = gold_label_loss(self._task, outputs.logits, inputs["labels"])
@@ -219,14 +209,22 @@ class DistillationTrainer(Trainer):
 
     def log(self, logs, start_time=None):
         """Add to a training log the mean of each loss term since the last one, over batches and processes."""
-        if "loss" in logs and self._num_summed:
-            means = torch.stack(list(self._term_sums.values())) / self._num_summed
-            means = self.accelerator.reduce(means, reduction="mean").tolist()
-            logs = {**logs, **dict(zip(self._term_sums, means, strict=True))}
+        if "loss" in logs and (means := self._term_means.take(self.accelerator.reduce)):
+            logs = {**logs, **means}
+            if self.teacher is not None:
+                self.teacher.check_answers(self.accelerator.reduce)
             if self.args.final_temperature is not None:
                 logs["temperature"] = self._temperature
-            self._term_sums, self._num_summed = {}, 0
         super().log(logs, start_time)
+
+    def get_train_dataloader(self):
+        if self.model_init is not None and self.is_in_train:
+            # There is a new model, and hyper-parameter search has changed the arguments by now: transformers 4.57 does
+            # so before `call_model_init`, 5 after it. Where a smaller batch size is tried, training began already.
+            self._release()
+            self.args.check()
+            self._fit_together()
+        return super().get_train_dataloader()
 
     def get_eval_dataloader(self, eval_dataset=None):
         # `evaluate` passes `self.eval_dataset` itself, which is prepared already.
@@ -250,16 +248,11 @@ class DistillationTrainer(Trainer):
     def create_optimizer(self, *args):
         # transformers 5 passes the model.
         created = self.optimizer is None
-        if created and self.model_init is not None:
-            # There is a new model, and hyper-parameter search has changed the arguments by now: transformers 5 does so
-            # after `call_model_init`.
-            self.args.check()
-            self._plan_losses(self.model)
         optimizer = super().create_optimizer(*args)
         if created:
             self._projections = self._project = None
-            if self._projected_widths:
-                self._projections = Projections(self._projected_widths, self.args.seed).to(self.args.device)
+            if self._plan.widths:
+                self._projections = Projections(self._plan.widths, self.args.seed).to(self.args.device)
                 self._project = self.accelerator.prepare_model(self._projections)
                 learning_rate = self.args.projection_learning_rate or self.args.learning_rate
                 optimizer.add_param_group(
@@ -271,20 +264,16 @@ class DistillationTrainer(Trainer):
         if self.args.epochs_per_cycle is None:
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
-            whole = math.floor if self.args.dataloader_drop_last else math.ceil
-            batches = whole(len(self.train_dataset) / (self._train_batch_size * self.args.world_size))
-            steps_per_epoch = math.ceil(batches / self.args.gradient_accumulation_steps)
-            steps_per_cycle = round(self.args.epochs_per_cycle * steps_per_epoch)
-            self.lr_scheduler = cyclic_schedule(optimizer or self.optimizer, steps_per_cycle)
+            steps = steps_per_cycle(self.args, len(self.train_dataset), self._train_batch_size)
+            self.lr_scheduler = cyclic_schedule(optimizer or self.optimizer, steps)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def _distillation_loss(self, outputs, inputs):
+    def _distillation_loss(self, outputs, inputs, num_rows_of_step):
         progress = min(1.0, self.state.global_step / max(1, self.state.max_steps - 1))
         self._temperature = self._objective.temperature(progress)
-        student = Signals(
-            outputs.logits, self._student_reader.read(outputs), inputs["attention_mask"], self._student_head_token
-        )
+        states, head = self._student_reader.read(outputs), head_token(self.model.config)
+        student = Signals(outputs.logits, states, inputs.get("attention_mask"), head)
         teacher = None
         if self.teacher is not None:
             teacher = self.teacher(inputs, self._temperature)
@@ -294,39 +283,61 @@ class DistillationTrainer(Trainer):
                 logits = logits[:, self._cached_permutation]
             teacher = Signals(logits, {}, None, None)
         loss, terms = self._objective(student, teacher, inputs, self._project, progress)
-        for name, term in terms.items():
-            self._term_sums[name] = self._term_sums.get(name, 0) + term
-        self._num_summed += 1
-        return loss
+        # `Trainer` divides the loss by the number of batches, which is right for batches of one size.
+        share, num_batches = 1.0, 1
+        if num_rows_of_step is not None:
+            share = len(outputs.logits) * self.args.world_size / num_rows_of_step
+            num_batches = self.current_gradient_accumulation_steps
+        self._term_means.add(terms, share, num_batches)
+        return loss * share * num_batches
 
-    def _plan_losses(self, student):
-        """Settle which terms there are; every model that `model_init` makes is planned for anew."""
-        self._matches, self._projected_widths, wanted = [], {}, set()
-        if self.args.distils_states and self.teacher is not None:
-            shapes = self.teacher.shape, model_shape(student.config)
-            self._matches = plan_matches(self.args, *shapes)
-            widths = {match.name: projection_widths(match, *shapes) for match in self._matches}
-            self._projected_widths = {name: pair for name, pair in widths.items() if pair}
-            if self._projected_widths and self.optimizer is not None and not self._planned:
-                raise ValueError(
-                    f"optimizers= is given, and {', '.join(self._projected_widths)} need projections to the teacher's "
-                    "width, which it would never train. Leave optimizers= out, and set optim=, learning_rate= and "
-                    "projection_learning_rate= in the arguments."
-                )
-            wanted = {states_of(match.what) for match in self._matches}
-            self.teacher.read_states(wanted)
-        self._student_reader = StateReader(student, wanted)
-        self._student_head_token = head_token(student.config)
-        self._objective = DistillationObjective(
-            self.args, self._task, self._matches, projected=set(self._projected_widths)
+    def _release(self):
+        self._student_reader.detach()
+        if self.teacher is not None:
+            self.teacher.detach()
+
+    def _fit_together(self):
+        """Check, plan and prepare all that the arguments decide: at first, and for each model of `model_init`."""
+        args, teachers = self.args, self._teachers
+        train_dataset, eval_dataset, tokenizer, _, teacher_tokenizer = self._given
+        eval_datasets = datasets_by_name(eval_dataset)
+        check_models_and_data(self.model, args, train_dataset, eval_datasets, teachers, self._own_tokens)
+        self._plan = plan_losses(args, self.model.config, [each.config for each in teachers])
+        self._objective = DistillationObjective(args, self._task, self._plan.matches, projected={*self._plan.widths})
+        given, orders = match_labels(self.model, train_dataset, [*eval_datasets.values()], teachers, args)
+        self._given_label_names = given or self._given_label_names
+        orders = [None if order is None else torch.tensor(order, device=args.device) for order in orders]
+        self._cached_permutation = None if teachers else orders[0]
+        if teachers:
+            self.teacher = self.teacher or OnlineTeacher(
+                teachers,
+                prepare=lambda each: self.accelerator.prepare_model(each, evaluation_mode=True),
+                task=self._task,
+                own_tokens=self._own_tokens,
+            )
+            self.teacher.plan(orders, args.teacher_weights, args.teacher_average, self._plan.states)
+        self._student_reader = StateReader(self.model, self._plan.states)
+        preparation = DataPreparation(
+            args,
+            self.model,
+            tokenizer,
+            teachers=teachers,
+            teacher_tokenizer=teacher_tokenizer if self._own_tokens else None,
+            align_words=self._own_tokens and self._plan.compares_tokens,
         )
-        self._planned = True
+        if self._preparation is not None and preparation.settings == self._preparation.settings:
+            return
+        self._preparation = preparation
+        self.train_dataset, self.eval_dataset = preparation.both(train_dataset, eval_dataset)
+        self._prepared_eval_datasets = list(datasets_by_name(self.eval_dataset).values())
 
     def _metrics(self, eval_prediction):
         from distil_trainer.metrics import metrics_for  # importing `evaluate` takes seconds
 
-        pairs = self.args.text_pair_column is not None
-        return metrics_for(self._task, self.model.config.num_labels, pairs=pairs)(eval_prediction)
+        config, pairs = self.model.config, self.args.text_pair_column is not None
+        datasets = [*datasets_by_name(self._given[1]).values(), self._given[0]]
+        positive = positive_label(self.model, datasets, self.args.label_column) if pairs else 1
+        return metrics_for(self._task, config.num_labels, pairs, positive)(eval_prediction)
 
     def _set_signature_columns_if_needed(self):
         if self._signature_columns is None:
@@ -362,14 +373,3 @@ class DistillationTrainer(Trainer):
         if checkpoint is not None:  # first: the optimizer would only complain of its groups
             load_projections(self._projections, checkpoint)
         super()._load_optimizer_and_scheduler(checkpoint)
-
-    def _match_labels(self, train_dataset, eval_datasets, teachers):
-        """Name the student's labels, and return the order in which to read each teacher's logits."""
-        args = self.args
-        names = teacher_label_names(train_dataset, teachers, args, self._task)
-        self._given_label_names = name_student_labels(
-            self.model, names, [train_dataset, *eval_datasets.values()], args.label_column
-        )
-        all_names = [model_label_names(each.config) for each in teachers] if teachers else [names]
-        permutations = [match_teacher_labels(each, self.model) for each in all_names]
-        return [None if each is None else torch.tensor(each, device=args.device) for each in permutations]

@@ -19,7 +19,7 @@ def check_dataset(dataset, what):
 
     Raises:
         TypeError: if it is no `datasets.Dataset`.
-        ValueError: if it has no rows.
+        ValueError: if it has no rows, or a transform that is run on each access.
     """
     if not isinstance(dataset, Dataset):
         raise TypeError(
@@ -29,6 +29,12 @@ def check_dataset(dataset, what):
         )
     if not len(dataset):
         raise ValueError(f"{what} has no rows.")
+    if dataset.format["type"] == "custom":
+        raise ValueError(
+            f"{what} has a transform (`with_transform`, `set_transform`), which is run anew on each access. Rows are "
+            "read and tokenized once here, as they are stored, so it would be left out: run it with `dataset.map`, "
+            "and take it off with `dataset.with_format(None)`."
+        )
 
 
 def tokenize(
@@ -189,13 +195,10 @@ def check_token_numbers(dataset, prefix, config, reader, what):
                 )
 
 
-def token_lengths(dataset):
+def token_lengths(dataset, column="input_ids"):
     """Return the number of tokens of each row, read from Arrow: `np.ndarray` of shape `(num_rows,)`."""
     return np.concatenate(
-        [
-            pc.list_value_length(values).to_numpy(zero_copy_only=False)
-            for _, values in column_batches(dataset, "input_ids")
-        ]
+        [pc.list_value_length(values).to_numpy(zero_copy_only=False) for _, values in column_batches(dataset, column)]
     )
 
 

@@ -3,6 +3,7 @@
 import logging
 
 import torch
+from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
 
 from distil_trainer.preflight import check_distillation, findings_table
@@ -22,16 +23,22 @@ class TrainingEvents(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         trainer = self._trainer
-        trainer._term_sums, trainer._num_summed = {}, 0  # an earlier training may have been cut off between two logs
+        trainer._term_means.reset()  # an earlier training may have been cut off between two logs
         trainer._student_reader.attach()
         if trainer.teacher is not None:
-            trainer.teacher.reader.attach()
+            trainer.teacher.attach()
+        refused = []
         if trainer.is_world_process_zero():
             findings = check_distillation(trainer.model, args, *trainer._given)
             logger.info("Before the first step:\n%s", findings_table(findings))
             for finding in findings:
                 if finding.status == "warning":
                     logger.warning("%s: %s", finding.check, finding.message)
+            refused = [f"{finding.check}: {finding.message}" for finding in findings if finding.status == "refused"]
+        # One process has looked, and all must stop, or the others would wait for it for ever.
+        (refused,) = broadcast_object_list([refused])
+        if refused:
+            raise ValueError("\n".join(["Refused before the first step.", *refused]))
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         # transformers 5 skips the rows that a resumed run has seen before it tells the sampler the epoch, and in a

@@ -6,18 +6,9 @@ The method is Tang et al., Distilling Task-Specific Knowledge from BERT into Sim
 rule-made copies of the training sentences, labelled by the teacher, and the mean squared error of the logits.
 """
 
-from distil_trainer import (
-    RECIPE_ARGUMENTS,
-    dataset_label_names,
-    distil,
-    fine_tuning_arguments,
-    load_teacher_and_splits,
-    make_student,
-    open_run,
-    parse_arguments,
-    train_once,
-    without_leaks,
-)
+from accelerate import PartialState
+
+from distil_trainer import run_recipe
 
 # Each Hub id gives way to a local path or file. They are documented on their own pages under https://huggingface.co:
 # datasets/stanfordnlp/sst2, howey/electra-large-sst2, distilbert/distilbert-base-uncased.
@@ -42,41 +33,8 @@ DEFAULTS = {
 
 def main(argv=None):
     """Run the recipe; return its report."""
-    arguments = parse_arguments(RECIPE_ARGUMENTS, argv, DEFAULTS)
-    training, data, models, _, _ = arguments
-    teacher, teacher_tokenizer, splits = load_teacher_and_splits(models, data, training)
-    label_names = dataset_label_names(splits["train"], training.label_column)
-    make_student(models, teacher, teacher_tokenizer, label_names, seed=0)  # so that an error comes now, not later
-
-    run = open_run(arguments)
-    if models.train_teacher:
-        teacher_arguments = fine_tuning_arguments(
-            training,
-            models.teacher_select_by,
-            learning_rate=models.teacher_learning_rate,
-            num_train_epochs=models.teacher_num_train_epochs,
-            max_steps=models.teacher_max_steps,
-        )
-        evaluation_splits = [split for name, split in splits.items() if name != "train"]
-        train, _ = without_leaks(splits["train"], evaluation_splits, training)
-        teacher, _ = train_once(
-            run, "teacher", teacher, teacher_tokenizer, train, splits["validation"], teacher_arguments
-        )
-    student, tokenizer, student_facts = make_student(
-        models, teacher, teacher_tokenizer, label_names, seed=training.seed
-    )
-    report, table = distil(
-        run,
-        arguments,
-        recipe="sst2_electra_to_distilbert.py",
-        argv=argv,
-        splits=splits,
-        teacher=(teacher, teacher_tokenizer),
-        student=(student, tokenizer),
-        student_facts=student_facts,
-    )
-    if training.process_index == 0:
-        print(table)
+    report, table = run_recipe(DEFAULTS, argv, recipe="sst2_electra_to_distilbert.py")
+    PartialState().print(table)
     return report
 
 

@@ -153,3 +153,25 @@ def minilm_folder():
     if not folder.is_dir():
         pytest.skip(f"needs the real teacher in {folder}")
     return folder
+
+
+@pytest.fixture
+def sst2_arguments(tmp_path, teacher, tokenizer, reviews):
+    """Arguments of the SST-2 recipe for a tiny teacher and 48 rows, and two steps of training."""
+    teacher.save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    reviews.to_parquet(tmp_path / "train.parquet")
+    validation = Dataset.from_dict(
+        {"sentence": [f"the {text} film" for text in reviews["sentence"]], "label": reviews["label"]},
+        features=reviews.features,
+    )
+    validation.to_parquet(tmp_path / "validation.parquet")
+    return [
+        *("--teacher_model_name_or_path", str(tmp_path / "teacher")),
+        *("--train_file", str(tmp_path / "train.parquet")),
+        *("--validation_file", str(tmp_path / "validation.parquet")),
+        *("--output_dir", str(tmp_path / "out")),
+        *("--student_layers", "2", "4"),
+        *("--copies", "2", "--max_steps", "2", "--per_device_train_batch_size", "8", "--warmup_steps", "0"),
+        *("--latency_texts", "4", "--max_accuracy_drop", "0.9", "--disable_tqdm", "True"),
+    ]

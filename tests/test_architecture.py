@@ -12,15 +12,15 @@ import distil_trainer
 ROOT = Path(distil_trainer.__file__).parent
 # Each line stands to the right of the lines above it.
 PIPELINE = [
-    ["text", "tasks", "columns", "labels", "run_folder", "data", "losses", "sampler", "schedules"],
+    ["text", "tasks", "columns", "labels", "run_folder", "data", "losses", "sampler", "schedules", "term_means"],
     ["alignment", "states"],
     ["inference", "matches", "matching", "arguments", "command_line", "compatibility"],
     ["augmentation"],
     ["label_store", "labeled_dataset", "teacher_key", "labeling"],
-    ["loading", "students"],
+    ["loading", "students", "small_tokenizers", "vectors"],
     ["collator", "label_columns", "training_data"],
     ["evaluate_metrics", "metrics"],
-    ["objective", "projections", "teachers", "interruption"],
+    ["objective", "projections", "teachers", "interruption", "loss_plan"],
     ["preflight"],
     ["data_preparation", "training_events"],
     ["trainer"],
@@ -28,7 +28,7 @@ PIPELINE = [
     ["export"],
     ["evaluation", "latency", "report", "tables", "plots", "model_card", "hub"],
     ["recipe_arguments"],
-    ["stages", "closing"],
+    ["stages", "closing", "fresh_student"],
     ["recipe"],
 ]
 RANK = {name: rank for rank, names in enumerate(PIPELINE) for name in names}

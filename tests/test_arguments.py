@@ -204,3 +204,31 @@ def test_a_launchers_mixed_precision_is_adopted_and_so_on_record(tmp_path, monke
     assert DistillationArguments(str(tmp_path)).bf16
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     assert not DistillationArguments(str(tmp_path)).bf16
+
+
+@pytest.mark.parametrize(
+    ("metric", "greater"),
+    [("perplexity", False), ("eval_mse", False), ("eval_dev_perplexity", False), ("eval_loss", False), ("mcc", True)],
+)
+def test_the_best_checkpoint_by_a_metric_is_the_least_where_less_is_better(tmp_path, metric, greater):
+    given = {"metric_for_best_model": metric}
+    assert DistillationArguments(str(tmp_path), **given).greater_is_better == greater
+    assert DistillationArguments(str(tmp_path), **given, greater_is_better=not greater).greater_is_better != greater
+
+
+@pytest.mark.parametrize(
+    ("given", "needed"),
+    [
+        ({"hidden_loss": "cosine"}, "hidden_loss='cosine'.*hidden_loss_weight above 0"),
+        ({"attention_loss": "mse"}, "attention_loss='mse'.*attention_loss_weight above 0"),
+        ({"relation_heads": 5}, "relation_heads=5.*or a match of relations"),
+        ({"target_class_weight": 2.0}, "target_class_weight=2.0.*logit_loss='decoupled'"),
+        ({"non_target_class_weight": 2.0}, "non_target_class_weight=2.0.*logit_loss='decoupled'"),
+    ],
+)
+def test_a_part_of_a_loss_that_is_not_asked_for_is_refused(tmp_path, given, needed):
+    with pytest.raises(ValueError, match=needed):
+        DistillationArguments(str(tmp_path), **given)
+    relations = [{"what": "key_relations", "loss": "kl"}]
+    used = {"final_hidden_loss_weight": 1.0, "attention_loss_weight": 1.0, "matches": relations}
+    DistillationArguments(str(tmp_path), logit_loss="decoupled", **used, **given)

@@ -32,10 +32,13 @@ ABOUT_TEACHING = {
     "hard_label_weight": 0.3,
     "final_hard_label_weight": 0.1,
     "hidden_loss_weight": 1.0,
+    "final_hidden_loss_weight": 0.5,
     "hidden_loss": "cosine",
     "attention_loss_weight": 1.0,
+    "final_attention_loss_weight": 0.5,
     "attention_loss": "mse",
     "relation_loss_weight": 1.0,
+    "final_relation_loss_weight": 0.5,
     "relation_heads": 2,
     "layer_map": "last",
     "matches": [{"what": "pooled_states", "loss": "mse"}],
@@ -82,7 +85,10 @@ def test_every_field_of_distillation_is_reset_and_every_other_kept(make_args):
     assert given.to_dict() == before
 
 
-@pytest.mark.parametrize(("select_by", "greater"), [("accuracy", True), ("loss", False), ("macro_f1", True)])
+@pytest.mark.parametrize(
+    ("select_by", "greater"),
+    [("accuracy", True), ("loss", False), ("macro_f1", True), ("perplexity", False), ("mse", False)],
+)
 def test_the_best_of_one_checkpoint_an_epoch_is_asked_for(make_args, select_by, greater):
     arguments = fine_tuning_arguments(make_args(hidden_loss_weight=1.0, save_strategy="no"), select_by, seed=3)
     assert (arguments.eval_strategy, arguments.save_strategy) == ("epoch", "epoch")
@@ -148,3 +154,11 @@ def test_several_teachers_weights_do_not_stop_the_fine_tuning_of_one(splits, tok
     arguments = make_args(num_train_epochs=1, teacher_weights=[1.0, 2.0], teacher_average="probabilities")
     _, metrics = fine_tune_teacher(make_student(), tokenizer, *splits, arguments)
     assert metrics["epoch"] == 1.0
+
+
+@pytest.mark.parametrize(("task", "legal"), [("regression", "pearson"), ("multi_label_classification", "micro_f1")])
+def test_a_metric_that_the_task_does_not_have_is_refused_before_training(splits, tokenizer, make_args, task, legal):
+    teacher = make_student(problem_type=task)
+    message = f"select_by='accuracy' for a teacher with problem_type='{task}'.*Choose one of loss, {legal}"
+    with pytest.raises(ValueError, match=message):
+        fine_tune_teacher(teacher, tokenizer, *splits, make_args())

@@ -151,10 +151,22 @@ def test_the_last_layer_left_out_twice_is_refused_and_so_is_naming_it_in_both_wa
 def test_one_layer_may_have_several_losses_and_one_teacher_layer_several_students():
     given = [
         {"what": "hidden_states", "loss": "mse", "teacher_layer": 6, "student_layer": 3},
-        {"what": "hidden_states", "loss": "cosine", "teacher_layer": 5, "student_layer": 3},
+        {"what": "hidden_states", "loss": "cosine", "student_layer": 3},
         {"what": "hidden_states", "loss": "mse", "teacher_layer": 6, "student_layer": 2},
     ]
-    assert _layers(_plan(matches=given)) == [(6, 3), (5, 3), (6, 2)]
+    assert _layers(_plan(matches=given)) == [(6, 3), (6, 3), (6, 2)]
+
+
+def test_a_student_layer_with_two_teacher_layers_is_refused_whatever_the_losses():
+    first = {"what": "hidden_states", "loss": "mse", "teacher_layer": 1, "student_layer": 1}
+    second = {"what": "hidden_states", "loss": "cosine", "teacher_layer": 2, "student_layer": 1}
+    message = r"matches\[1\] names a layer twice.*already with loss mse \(teacher layer 1; here 2\)"
+    with pytest.raises(ValueError, match=message):
+        read_matches([first, second])
+    del second["teacher_layer"]
+    assert len(read_matches([first, second])) == 2  # the last layer may be layer 1
+    with pytest.raises(ValueError, match=r"already with loss mse \(teacher layer 1; here 6\)"):
+        _plan(matches=[first, second])
 
 
 @pytest.mark.parametrize(
@@ -278,7 +290,16 @@ def test_a_match_that_a_short_form_makes_too_is_refused():
     message = r"hidden_loss_weight names a layer twice.*in matches\[0\] already \(teacher layer 5; here 6\)"
     with pytest.raises(ValueError, match=message):
         _plan(matches=[match], hidden_loss_weight=1.0)
-    assert len(_plan(matches=[match], hidden_loss_weight=1.0, hidden_loss="cosine")) == 5
+    same = {**match, "teacher_layer": 6}
+    assert len(_plan(matches=[same], hidden_loss_weight=1.0, hidden_loss="cosine")) == 5
+
+
+@pytest.mark.parametrize(("form", "pairs"), [("hidden", 4), ("attention", 3), ("relation", 3)])
+def test_the_final_weight_of_a_short_form_is_shared_as_its_first_one_is(form, pairs):
+    matches = _plan(**{f"{form}_loss_weight": 6.0, f"final_{form}_loss_weight": 3.0})
+    assert [(match.weight, match.final_weight) for match in matches] == [(6 / pairs, 3 / pairs)] * pairs
+    matches = _plan(**{f"final_{form}_loss_weight": 3.0})
+    assert [(match.weight, match.final_weight) for match in matches] == [(0.0, 3 / pairs)] * pairs
 
 
 @pytest.mark.parametrize(

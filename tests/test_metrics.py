@@ -244,3 +244,19 @@ def test_labels_of_another_shape_than_the_logits_are_refused(problem_type):
 def test_regression_refuses_rows_without_any_value():
     with pytest.raises(ValueError, match="None of the 2 evaluation rows is labelled"):
         metrics_for("regression", 1)(_predicted([[0.0], [1.0]], [np.nan, np.nan]))
+
+
+@pytest.mark.parametrize("metric", [MicroF1, MacroF1])
+def test_f1_of_one_label_alone_counts_the_rows_that_have_it(metric):
+    (score,) = metric().compute(predictions=[[0]] * 4, references=[[0], [0], [0], [1]]).values()
+    assert score == 0.0
+    (score,) = metric().compute(predictions=[[1], [1], [0], [0]], references=[[1], [0], [0], [1]]).values()
+    assert score == 0.5
+
+
+def test_f1_of_pairs_is_of_the_label_that_is_named():
+    rows = {"predictions": [0, 1, 1, 0], "references": [0, 1, 0, 0]}
+    assert PairF1().compute(**rows, positive_label=0) == {"f1": pytest.approx(0.8)}
+    prediction = EvalPrediction(np.array([[1.0, 0], [0, 1], [0, 1], [1, 0]]), np.array(rows["references"]))
+    named = metrics_for("single_label_classification", 2, pairs=True, positive_label=0)(prediction)
+    assert named["f1"] == pytest.approx(0.8)

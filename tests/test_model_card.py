@@ -216,3 +216,18 @@ def test_the_onnx_block_runs(teacher, tokenizer, tmp_path, capsys):
     block = _code_blocks(str(render_model_card(make_report(**parts), model_id=str(tmp_path))))[1]
     exec(block, {})
     assert re.search(r"'label': '(negative|positive)'", capsys.readouterr().out)
+
+
+def test_static_int8_is_not_said_to_depend_on_the_batch():
+    report = example_report()
+    assert "scaled over a whole batch" in str(render_model_card(report))
+    report["export"]["quantization"]["calibration"] = {"method": "minmax", "rows": 512}
+    assert "scaled over a whole batch" not in str(render_model_card(report))
+
+
+def test_a_student_of_our_own_architecture_is_loaded_with_its_code():
+    report = example_report()
+    assert "trust_remote_code" not in str(render_model_card(report))
+    report["student"]["needs_remote_code"] = True
+    card = str(render_model_card(report))
+    assert card.count(", trust_remote_code=True)") == 3 and "runs the Python files of this repository" in card

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, List, Value
-from transformers import BertConfig, BertForSequenceClassification, RobertaConfig, T5Config, XLNetConfig
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    ByT5Tokenizer,
+    RobertaConfig,
+    T5Config,
+    XLNetConfig,
+)
 
 from distil_trainer.arguments import DistillationArguments
 from distil_trainer.preflight import Finding, check_distillation, check_lengths, findings_table, reads_own_tokens
@@ -475,12 +482,78 @@ def test_chance_in_several_labels_and_in_scores():
 def test_own_tokens_are_recognised_by_the_tokenizers_content(student, teacher, tokenizer):
     from zoo import make_tokenizer
 
-    assert not reads_own_tokens(student, tokenizer, [], tokenizer)
+    assert not reads_own_tokens(student, tokenizer, [], None)
     assert not reads_own_tokens(student, tokenizer, [teacher], None)
     assert not reads_own_tokens(student, tokenizer, [teacher], copy.deepcopy(tokenizer))
     assert reads_own_tokens(student, tokenizer, [teacher], make_tokenizer("roberta"))
     with pytest.raises(ValueError, match="without processing_class="):
         reads_own_tokens(student, None, [teacher], tokenizer)
+    with pytest.raises(ValueError, match="teacher_processing_class= is given without teacher="):
+        reads_own_tokens(student, tokenizer, [], tokenizer)
+
+
+def test_a_tokenizer_without_a_fast_version_is_the_same_only_as_itself(student, teacher, tokenizer):
+    slow = ByT5Tokenizer()
+    assert not slow.is_fast
+    assert not reads_own_tokens(student, slow, [teacher], slow)
+    assert reads_own_tokens(student, tokenizer, [teacher], slow)
+    assert reads_own_tokens(student, slow, [teacher], tokenizer)
+    assert reads_own_tokens(student, slow, [teacher], copy.deepcopy(slow))
+
+
+def test_a_teacher_with_a_slow_tokenizer_is_checked(look, teacher, reviews):
+    slow = ByT5Tokenizer()
+    teacher.resize_token_embeddings(len(slow))
+    given = {"dataset": reviews, "teacher": teacher, "teacher_processing_class": slow, "max_length": 80}
+    assert "refused" not in {finding.status for finding in look(**given)}
+
+
+def test_a_teacher_that_cannot_read_the_rows_is_refused_and_not_asked(look, teacher, reviews, student):
+    short = _student(teacher, max_position_embeddings=20)
+    findings = look(dataset=reviews, teacher=short, max_length=60)
+    assert "refused" in _statuses(findings, "lengths")
+    assert _of(findings, "teacher's answers")[0][0] == "refused"
+    unknown = copy.deepcopy(teacher)
+    unknown.resize_token_embeddings(6)
+    student.resize_token_embeddings(6)
+    findings = look(dataset=reviews, teacher=unknown)
+    for check in ("tokens", "teacher's answers"):
+        assert "has embeddings for 6 only" in _of(findings, check)[-1][1]
+
+
+def test_a_teacher_is_not_asked_for_texts_where_tokens_are_trained_on(look, teacher, reviews, tokenizer):
+    short = _student(teacher, max_position_embeddings=20)
+    tokens = [tokenizer(text)["input_ids"] for text in reviews["sentence"]]
+    assert max(map(len, tokens)) <= 20
+    findings = look(dataset=reviews.add_column("input_ids", tokens), teacher=short, max_length=60)
+    assert "refused" not in {finding.status for finding in findings}
+    assert _of(findings, "teacher's answers") == [
+        ("fine", "Not checked: the teacher is asked for texts here, and train_dataset holds tokens.")
+    ]
+
+
+def test_rows_with_more_tokens_than_the_teacher_has_positions_are_refused(look, teacher, reviews, tokenizer):
+    short = _student(teacher, max_position_embeddings=8)
+    tokens = [tokenizer(text)["input_ids"] for text in reviews["sentence"]]
+    findings = look(dataset=reviews.add_column("input_ids", tokens), teacher=short, max_length=8)
+    assert "and the teacher has positions for 8" in _of(findings, "lengths")[-1][1]
+
+
+def test_a_teacher_whose_states_alone_are_learned_is_asked_for_finite_answers_too(look, teacher, reviews):
+    losses = {"logit_loss_weight": 0.0, "hidden_loss_weight": 1.0}
+    findings = look(dataset=reviews, teacher=teacher, **losses)
+    assert _of(findings, "teacher's answers") == [
+        ("fine", "The teacher gives finite answers to 48 sample rows. They are not learned.")
+    ]
+    with torch.no_grad():
+        teacher.classifier.weight.fill_(float("nan"))
+    assert _statuses(look(dataset=reviews, teacher=teacher, **losses), "teacher's answers") == ["refused"]
+
+
+def test_a_teacher_without_label_names_is_warned_of(look, teacher, reviews):
+    teacher.config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
+    findings = _of(look(dataset=reviews, teacher=teacher), "label names")
+    assert findings[0][0] == "warning" and "the teacher has no names for its labels" in findings[0][1]
 
 
 def test_the_sample_is_spread_over_all_rows(look, signal):

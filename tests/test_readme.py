@@ -80,7 +80,7 @@ def test_the_readmes_dozen_lines_run_unmodified(served, tmp_path):
 
 
 def test_the_readmes_two_tokenizers_run_unmodified(served, tmp_path):
-    _, block = _blocks("python")
+    block = _blocks("python")[1]
     tokenizer = byte_level_tokenizer()
     student = DistilBertForSequenceClassification(
         DistilBertConfig(
@@ -93,6 +93,17 @@ def test_the_readmes_two_tokenizers_run_unmodified(served, tmp_path):
     result = served.run(f"import os\nos.chdir({str(tmp_path)!r})\n{block}\nprint(trainer.evaluate())", tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "eval_perplexity" in result.stdout.splitlines()[-1]
+
+
+def test_the_readmes_student_that_is_no_transformer_runs_unmodified(served, tmp_path):
+    _, _, block = _blocks("python")
+    result = served.run(f"import os\nos.chdir({str(tmp_path)!r})\n{block}\nprint(classify('good film'))", tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "'label': '" in result.stdout.splitlines()[-1]
+    assert {"model.onnx", "model_quantized.onnx", "bilstm.py"} <= {
+        path.name for path in (tmp_path / "out/onnx").iterdir()
+    }
+    assert (tmp_path / "out/student/bilstm.py").is_file()
 
 
 def _tiny_pipeline(spacy):

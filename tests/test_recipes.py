@@ -1,51 +1,18 @@
 """Every recipe runs from its first line to its card; a second start does no work again."""
 
-import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
+from recipe_files import RECIPES, load_recipe
 from transformers import PreTrainedModel
 
-RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 PUBLISHED = ["README.md", "report.json", "accuracy_latency.png", "config.json", "model.safetensors", "tokenizer.json"]
-
-
-def load_recipe(name):
-    if str(RECIPES) not in sys.path:
-        sys.path.insert(0, str(RECIPES))
-    spec = importlib.util.spec_from_file_location(name, RECIPES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def sst2_arguments(tmp_path, teacher, tokenizer, reviews):
-    """Arguments of the SST-2 recipe for a tiny teacher and 48 rows, and two steps of training."""
-    teacher.save_pretrained(tmp_path / "teacher")
-    tokenizer.save_pretrained(tmp_path / "teacher")
-    reviews.to_parquet(tmp_path / "train.parquet")
-    validation = Dataset.from_dict(
-        {"sentence": [f"the {text} film" for text in reviews["sentence"]], "label": reviews["label"]},
-        features=reviews.features,
-    )
-    validation.to_parquet(tmp_path / "validation.parquet")
-    return [
-        *("--teacher_model_name_or_path", str(tmp_path / "teacher")),
-        *("--train_file", str(tmp_path / "train.parquet")),
-        *("--validation_file", str(tmp_path / "validation.parquet")),
-        *("--output_dir", str(tmp_path / "out")),
-        *("--student_layers", "2", "4"),
-        *("--copies", "2", "--max_steps", "2", "--per_device_train_batch_size", "8", "--warmup_steps", "0"),
-        *("--latency_texts", "4", "--max_accuracy_drop", "0.9", "--disable_tqdm", "True"),
-    ]
 
 
 def test_the_sst2_recipe_goes_the_whole_road_and_a_second_start_asks_the_teacher_nothing(
@@ -185,7 +152,7 @@ def test_a_recipe_without_teacher_or_student_says_which_argument_names_one(sst2_
     recipe.DEFAULTS = {**recipe.DEFAULTS, "student_model_name_or_path": None}
     place = sst2_arguments.index("--student_layers")
     without_layers = sst2_arguments[:place] + sst2_arguments[place + 3 :]
-    with pytest.raises(ValueError, match="--student_layers or --student_model_name_or_path"):
+    with pytest.raises(ValueError, match="--student_layers, --student_type or --student_model_name_or_path"):
         recipe.main(without_layers)
     recipe.DEFAULTS = {**recipe.DEFAULTS, "teacher_model_name_or_path": None}
     with pytest.raises(ValueError, match="--teacher_model_name_or_path"):

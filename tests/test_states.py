@@ -13,6 +13,8 @@ from transformers import (
     AlbertConfig,
     AlbertForSequenceClassification,
     BartConfig,
+    FNetConfig,
+    FNetForSequenceClassification,
     FunnelConfig,
     FunnelForSequenceClassification,
     PretrainedConfig,
@@ -85,7 +87,7 @@ def test_the_shape_of_every_architecture_is_read(any_teacher):
 def test_of_an_encoder_decoder_the_encoder_counts():
     bart = BartConfig(encoder_layers=3, decoder_layers=5, encoder_attention_heads=2, decoder_attention_heads=4)
     assert model_shape(bart) == ModelShape(3, 1024, 2)
-    assert model_shape(T5Config(num_layers=3, num_decoder_layers=5, d_model=64, num_heads=2)) == (3, 64, 2)
+    assert model_shape(T5Config(num_layers=3, num_decoder_layers=5, d_model=64, num_heads=2)) == ModelShape(3, 64, 2)
 
 
 def test_a_configuration_without_layers_is_refused():
@@ -265,15 +267,27 @@ def test_an_attention_layer_that_is_not_known_is_warned_of(caplog):
     assert "the dropout of attention maps stays on" in caplog.text
 
 
-def test_a_model_is_set_to_eager_attention_where_maps_are_wanted(teacher_zoo, caplog):
+def test_a_model_has_eager_attention_as_long_as_maps_are_read(teacher_zoo, caplog):
     model, tokenizer = teacher_zoo("gpt2")
     assert model.config._attn_implementation == "sdpa"
     with caplog.at_level(logging.INFO, "distil_trainer.states"):
-        StateReader(model, ["hidden_states", "queries"])
+        StateReader(model, ["hidden_states", "queries"]).attach()
         assert model.config._attn_implementation == "sdpa"
-        StateReader(model, ["attentions"])
+        reader = StateReader(model, ["attentions"])
+        reader.attach()
     assert model.config._attn_implementation == "eager"
     assert "eager attention is used, not sdpa" in caplog.text
+    reader.detach()
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_model_of_any_kind_can_be_read_of_nothing():
+    network = FNetForSequenceClassification(FNetConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1))
+    reader = StateReader(network, ())
+    reader.attach()
+    assert reader.read(network(torch.tensor([[4, 5]]), **reader.forward_arguments)) == {}
+    with pytest.raises(ValueError, match="does not say num_attention_heads.*distil this model from logits"):
+        StateReader(network, ["hidden_states"])
 
 
 def test_states_are_read_through_a_wrapper_that_calls_the_model(relational):

@@ -89,15 +89,9 @@ def batch(tokenizer, reviews):
 
 
 def _online(models, permutations=None, weights=None, average="logits", task=SINGLE_LABEL):
-    return OnlineTeacher(
-        models,
-        prepare=lambda model: model,
-        permutations=permutations or [None] * len(models),
-        weights=weights,
-        average=average,
-        task=task,
-        own_tokens=False,
-    )
+    teacher = OnlineTeacher(models, prepare=lambda model: model, task=task, own_tokens=False)
+    teacher.plan(permutations or [None] * len(models), weights, average)
+    return teacher
 
 
 def _own_logits(model, batch):

@@ -12,8 +12,11 @@ from transformers import (
     BertForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
+    FNetConfig,
+    FNetForSequenceClassification,
     TrainerCallback,
     TrainingArguments,
+    default_data_collator,
 )
 
 from distil_trainer.arguments import DistillationArguments
@@ -115,6 +118,22 @@ def test_one_batch_of_eight_equals_four_accumulated_batches_of_two(train, signal
     moved = max((old - new).abs().max().item() for old, new in zip(start, one.model.parameters(), strict=True))
     assert moved > 1e-3
     assert _difference(one, four) < 1e-6
+
+
+@pytest.mark.parametrize("cut", [(4, 2), (2, 4), (3, 3)], ids=lambda cut: f"{cut[1]}x{cut[0]}")
+@pytest.mark.parametrize("losses", [{}, {"hard_label_weight": 0.5, "logit_loss": "mse"}], ids=["kl", "two_terms"])
+def test_a_short_last_batch_counts_by_its_rows(train, signal, cut, losses):
+    seven = signal.select(range(7))
+    common = {"num_train_epochs": 2, "logging_steps": 1, "optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0.0}
+    one = train(dataset=seven, per_device_train_batch_size=7, **common, **losses)
+    rows, batches = cut
+    ragged = train(
+        dataset=seven, per_device_train_batch_size=rows, gradient_accumulation_steps=batches, **common, **losses
+    )
+    assert one.state.global_step == ragged.state.global_step == 2
+    assert _difference(one, ragged) < 1e-6
+    for whole, cut_up in zip(one.state.log_history[:2], ragged.state.log_history[:2], strict=True):
+        assert cut_up == {name: pytest.approx(value, rel=1e-4, abs=2e-4) for name, value in whole.items()}
 
 
 class _Kill(TrainerCallback):
@@ -550,6 +569,8 @@ def test_an_online_teacher_with_another_vocabulary_is_refused(train, reviews, te
 def test_students_that_cannot_be_taught_are_refused(train, make_student):
     with pytest.raises(ValueError, match="weights are float16"):
         train(student=make_student().half())
+    with pytest.raises(ValueError, match="weights are bfloat16"):
+        train(student=make_student().bfloat16())
     student = make_student()
     student.config.problem_type = "multi_label_classification"
     with pytest.raises(TypeError, match="a student with several labels a row needs a list of label numbers a row"):
@@ -582,3 +603,73 @@ def test_the_rows_given_are_left_unchanged(train, signal):
     train(max_steps=1, hard_label_weight=1.0, eval_dataset=signal)
     assert isinstance(signal, Dataset)
     assert (signal.column_names, signal[0]) == (columns, first)
+
+
+def test_a_collator_without_attention_masks_will_do_for_logits(
+    train, make_student, make_args, tokenizer, reviews, teacher
+):
+    rows = reviews.map(lambda row: tokenizer(row["sentence"], padding="max_length", max_length=12, truncation=True))
+    rows = rows.remove_columns(["attention_mask", "token_type_ids"])
+    cached = _with_signal(rows, predict_logits(torch_runner(teacher), tokenizer, reviews["sentence"][:]))
+
+    def make(dataset, teacher=None, **given):
+        args = make_args(max_steps=1, **given)
+        return DistillationTrainer(make_student(), args, dataset, teacher=teacher, data_collator=default_data_collator)
+
+    make(cached).train()
+    make(rows, teacher).train()
+    with pytest.raises(ValueError, match="The batch has no attention_mask .*padding would count as text"):
+        make(rows, teacher, hidden_loss_weight=1.0).train()
+
+
+def test_a_transform_that_would_be_left_out_is_refused(train, signal):
+    with pytest.raises(ValueError, match="train_dataset has a transform .*run it with `dataset.map`"):
+        train(dataset=signal.with_transform(lambda batch: batch))
+    with pytest.raises(ValueError, match="eval_dataset has a transform"):
+        train(eval_dataset=signal.with_transform(lambda batch: batch))
+
+
+def test_tokens_beyond_a_models_positions_are_refused(train, signal, reviews, tokenizer, make_student, teacher):
+    long = ["good " * 90] + signal["sentence"][1:]
+    tokens = [tokenizer(text, truncation=False)["input_ids"] for text in long]
+    with pytest.raises(
+        ValueError, match=r"train_dataset: row 0 has 92 tokens \(input_ids\), and the student has.* 80"
+    ):
+        train(dataset=signal.add_column("input_ids", tokens))
+    with pytest.raises(ValueError, match="eval_dataset: row 0 has 92 tokens"):
+        train(eval_dataset=reviews.add_column("input_ids", tokens))
+    student = make_student()
+    config = copy.deepcopy(teacher.config)
+    config.max_position_embeddings = 6
+    tokens = [tokenizer(text)["input_ids"] for text in reviews["sentence"]]
+    with pytest.raises(ValueError, match="and the teacher has positions for 6"):
+        train(student, reviews.add_column("input_ids", tokens), BertForSequenceClassification(config))
+
+
+def test_an_online_teacher_without_label_names_is_taken_in_order_with_a_warning(train, reviews, teacher, caplog):
+    teacher.config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
+    with caplog.at_level(logging.WARNING, logger="distil_trainer.compatibility"):
+        train(dataset=reviews, teacher=teacher, max_steps=1)
+    assert "teacher= has no names for its labels (LABEL_0, ...)" in caplog.text
+
+
+def test_other_labels_do_not_matter_where_states_alone_are_learned(train, reviews, teacher, make_student):
+    only_states = {"dataset": reviews, "teacher": teacher, "logit_loss_weight": 0.0, "hidden_loss_weight": 1.0}
+    train(student=make_student(names=["bad", "good"]), max_steps=1, **only_states)
+    train(student=make_student(names=["a", "b", "c"]), max_steps=1, **only_states)
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_students_and_teachers_that_are_no_transformers_learn_logits(train, reviews, tokenizer, teacher, online):
+    def network(seed):
+        torch.manual_seed(seed)
+        config = FNetConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, intermediate_size=16)
+        return FNetForSequenceClassification(config)
+
+    given = {"max_steps": 1}
+    if online:
+        train(network(1), reviews, network(2), **given)
+        with pytest.raises(ValueError, match="does not say num_attention_heads"):
+            train(network(1), reviews, teacher, hidden_loss_weight=1.0)
+    else:
+        train(network(1), **given)

@@ -1,5 +1,6 @@
 """Two processes on CPU, started by torchrun: the file is both the test and the program that the processes run."""
 
+import math
 import os
 import subprocess
 import sys
@@ -30,7 +31,7 @@ WITH_STATES = {
 WIDTHS = [(term, 32) for term in TERMS] + [(term, 16) for term in PROJECTED + FREE_OF_WIDTH]
 
 
-def run(folder, output, rows_per_process, dropout=None, resume=None, student=None, online=False, **given):
+def run(folder, output, rows_per_process, dropout=None, resume=None, student=None, online=False, head=50.0, **given):
     """Train on what the test saved in `folder`; return the trainer."""
     args = DistillationArguments(
         str(output),
@@ -48,7 +49,7 @@ def run(folder, output, rows_per_process, dropout=None, resume=None, student=Non
     if online:
         teacher = AutoModelForSequenceClassification.from_pretrained(folder / "model", dtype=torch.float32)
         with torch.no_grad():
-            teacher.classifier.weight *= 50
+            teacher.classifier.weight *= head
     rows = load_from_disk(str(folder / "rows"))
     trainer = DistillationTrainer(
         model if student is None else student,
@@ -101,6 +102,9 @@ def _program(folder):
         resume=checkpoint,
         **WITH_STATES,
     )
+    # One process looks at the teacher before the first step, and both stop.
+    with pytest.raises(ValueError, match="Refused before the first step"):
+        run(folder, folder / "refused_run", 4, student=make_student(), online=True, head=math.nan, save_strategy="no")
     if trainer.is_world_process_zero():
         torch.save(term_weights, folder / "terms_two.pt")
         torch.save([trained_weights(straight), trained_weights(resumed)], folder / "states_two.pt")

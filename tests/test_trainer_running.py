@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from loss_terms import largest_difference, make_student, trained_weights
+from loss_terms import PLAIN_DESCENT, largest_difference, make_student, trained_weights
 from transformers import (
     AutoModelForSequenceClassification,
     BertForSequenceClassification,
@@ -50,8 +50,7 @@ def make_trainer(teacher, tokenizer, reviews, tmp_path):
             DistillationArguments(str(tmp_path / folder), **{**common, **given}),
             train_dataset=reviews,
             processing_class=tokenizer,
-            teacher=teacher if online else None,
-            **(given_trainer or {}),
+            **{"teacher": teacher if online else None, **(given_trainer or {})},
         )
 
     return make
@@ -522,3 +521,167 @@ def test_a_saved_student_loads_with_auto_classes_and_answers_as_it_did_in_traini
     # Training on attention maps switched their dropout off; it is on again.
     loaded_dropout = [module.p for module in loaded.modules() if isinstance(module, torch.nn.Dropout)]
     assert [module.p for module in trainer.model.modules() if isinstance(module, torch.nn.Dropout)] == loaded_dropout
+
+
+# What the preflight refuses, and what only the steps show
+
+
+def break_head(teacher):
+    with torch.no_grad():
+        teacher.classifier.weight.fill_(float("nan"))
+
+
+@pytest.mark.parametrize(
+    "losses", [{}, {"logit_loss_weight": 0.0, "hidden_loss_weight": 1.0}], ids=["logits", "states"]
+)
+def test_what_the_preflight_refuses_is_never_trained(make_trainer, teacher, losses):
+    student = make_student()
+    before = copy.deepcopy(student.state_dict())
+    trainer = make_trainer(student, max_steps=2, **losses)
+    break_head(teacher)
+    with pytest.raises(
+        ValueError, match="Refused before the first step.\nteacher's answers: The teacher gives 48 of 48"
+    ):
+        trainer.train()
+    assert largest_difference(before, student.state_dict()) == 0.0
+    assert not teacher._forward_hooks and trainer.state.global_step == 0
+
+
+class BreakTeacher(TrainerCallback):
+    def __init__(self, teacher):
+        self.teacher = teacher
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 2:
+            break_head(self.teacher)
+
+
+@pytest.mark.parametrize(("logging_steps", "steps"), [(2, 4), (500, 6)], ids=["at_the_next_log", "at_the_end"])
+def test_a_teacher_that_gives_nan_in_a_step_ends_the_training(make_trainer, teacher, logging_steps, steps):
+    given = {"callbacks": [BreakTeacher(teacher)]}
+    trainer = make_trainer(make_student(), given, max_steps=6, logging_steps=logging_steps)
+    with pytest.raises(ValueError, match="The teacher gave NaN or infinite logits for a row of the training set"):
+        trainer.train()
+    assert trainer.state.global_step == steps
+
+
+def test_states_are_refused_where_one_process_sees_several_gpus(make_trainer, monkeypatch):
+    monkeypatch.setattr(DistillationArguments, "n_gpu", 2)
+    with pytest.raises(ValueError, match="one process sees 2 GPUs.*torchrun --nproc_per_node=2"):
+        make_trainer(make_student(), hidden_loss_weight=1.0)
+
+
+@pytest.mark.parametrize("given", [{"bf16": True}, {"attention_loss_weight": 1.0}], ids=["bf16", "attentions"])
+def test_training_leaves_the_teacher_as_it_was(make_trainer, teacher, tokenizer, reviews, given):
+    teacher.config._attn_implementation = "sdpa"
+    names = set(vars(teacher))
+    texts = reviews["sentence"][:8]
+    expected = predict_logits(torch_runner(teacher), tokenizer, texts)
+    trainer = make_trainer(make_student(), max_steps=2, **given)
+    for _ in range(2):
+        trainer.train()
+        assert set(vars(teacher)) == names and teacher.config._attn_implementation == "sdpa"
+        assert (predict_logits(torch_runner(teacher), tokenizer, texts) == expected).all()
+
+
+# A search over the arguments of the losses
+
+
+def search(trainer, values):
+    """Search over a grid of one argument; return what each trial began and ended with."""
+    optuna = pytest.importorskip("optuna")
+    recorder = Recorder(trainer)
+    ((name, choices),) = values.items()
+    trainer.hyperparameter_search(
+        hp_space=lambda trial: {name: trial.suggest_categorical(name, list(choices))},
+        n_trials=len(choices),
+        backend="optuna",
+        sampler=optuna.samplers.GridSampler({name: list(choices)}, seed=0),
+    )
+    assert len(recorder.runs) == len(choices)
+    return recorder.runs
+
+
+@pytest.mark.parametrize(
+    ("name", "choices"), [("hard_label_weight", [0.0, 0.5]), ("temperature", [1.0, 4.0]), ("max_length", [32, 5])]
+)
+def test_each_trial_over_an_argument_of_the_losses_is_the_run_with_its_value(make_trainer, reviews, name, choices):
+    given = {**PLAIN_DESCENT, "logging_steps": 1}
+    model = {"model_init": lambda: make_student(), "eval_dataset": reviews}
+    runs = search(make_trainer(None, model, **given), {name: choices})
+    expected = []
+    for value in choices:
+        alone = Recorder(make_trainer(make_student(), folder="alone", **{**given, name: value}))
+        alone.trainer.train()
+        expected.append(alone.runs[0][1])
+    assert largest_difference(*expected) > 1e-5
+    for weights in expected:
+        assert min(largest_difference(weights, found) for _, found, *_ in runs) == 0.0
+
+
+def test_a_trial_with_the_decoupled_loss_reads_the_gold_labels(make_trainer, reviews):
+    trainer = make_trainer(
+        None, {"model_init": lambda: make_student(), "eval_dataset": reviews}, max_steps=1, logit_loss="kl"
+    )
+    assert "labels" not in trainer.train_dataset.column_names
+    search(trainer, {"logit_loss": ["decoupled"]})
+    assert "labels" in trainer.train_dataset.column_names
+
+
+def test_a_trial_whose_losses_the_data_cannot_serve_is_refused(make_trainer, reviews, teacher, tokenizer):
+    pytest.importorskip("optuna")
+    logits = predict_logits(torch_runner(teacher), tokenizer, reviews["sentence"][:])
+    cached = reviews.add_column("teacher_logits", logits.tolist())
+    args = make_trainer(make_student(), max_steps=1).args
+    trainer = DistillationTrainer(None, args, cached, reviews, tokenizer, model_init=lambda: make_student())
+    with pytest.raises(ValueError, match="no teacher= is given: they are far too large to be stored"):
+        search(trainer, {"hidden_loss_weight": [5.0]})
+
+
+def test_the_weights_of_the_teachers_are_those_of_the_trial(make_trainer, reviews, teacher):
+    other = make_student(seed=7, initializer_range=0.2).eval()
+    make = {"model_init": lambda: make_student(), "eval_dataset": reviews, "teacher": [teacher, other]}
+    trainer = make_trainer(None, make, max_steps=2, teacher_weights=[1.0, 1.0])
+    trainer.args.teacher_weights = [1.0, 0.0]  # optuna deals out no lists
+    runs = search(trainer, {"temperature": [2.0]})
+    alone = Recorder(make_trainer(make_student(), {"teacher": [teacher]}, folder="alone", max_steps=2))
+    alone.trainer.train()
+    assert largest_difference(runs[0][1], alone.runs[0][1]) < 1e-6
+
+
+def test_a_search_looks_for_the_least_evaluation_loss_and_for_nothing_unsaid(make_trainer, reviews):
+    pytest.importorskip("optuna")
+    model = {"model_init": lambda: make_student(), "eval_dataset": reviews}
+    trainer = make_trainer(None, model, max_steps=1)
+    best = trainer.hyperparameter_search(
+        hp_space=lambda trial: {"seed": trial.suggest_int("seed", 1, 9)}, n_trials=1, backend="optuna"
+    )
+    assert best.objective == trainer.state.log_history[-1]["eval_loss"]
+    with pytest.raises(ValueError, match="direction='maximize' without compute_objective="):
+        trainer.hyperparameter_search(n_trials=1, direction="maximize")
+    several = make_trainer(None, {**model, "eval_dataset": {"one": reviews, "two": reviews}}, max_steps=1)
+    with pytest.raises(ValueError, match="with several evaluation data sets: say what is looked for"):
+        several.hyperparameter_search(n_trials=1)
+
+
+# Cycles, once more
+
+
+def test_a_second_training_cycles_up_to_the_same_learning_rates(make_trainer):
+    given = {"learning_rate": 1e-2, "projection_learning_rate": 0.5, "hidden_loss_weight": 1.0}
+    trainer = make_trainer(make_student(16), num_train_epochs=2, epochs_per_cycle=2.0, **given)
+    recorder = Recorder(trainer)
+    trainer.train()
+    trainer.train()
+    assert recorder.learning_rates[:12] == recorder.learning_rates[12:]
+    assert [max(rates) for rates in zip(*recorder.learning_rates[12:], strict=True)] == pytest.approx(
+        [1e-2, 1e-2, 0.5]
+    )
+
+
+def test_cycles_beside_a_given_scheduler_are_refused(make_trainer):
+    student = make_student()
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    with pytest.raises(ValueError, match="epochs_per_cycle=1.0 and a scheduler in optimizers="):
+        make_trainer(student, {"optimizers": (optimizer, scheduler)}, epochs_per_cycle=1.0)

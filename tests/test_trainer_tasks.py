@@ -266,6 +266,15 @@ def test_pairs_are_evaluated_by_f1_and_correlation_too(make_trainer, make_model,
     assert "eval_mcc" not in alone and alone["eval_loss"] != pytest.approx(cross_entropy, rel=1e-5)
 
 
+def test_f1_of_pairs_is_of_the_datas_label_one_whatever_the_students_order(make_trainer, make_model, tokenizer, pairs):
+    student = make_model(["same", "different"], "single_label_classification")
+    rows = pairs.select(range(31)).cast_column("label", ClassLabel(names=["different", "same"]))
+    predicted, gold = 1 - _logits(student, tokenizer, rows, "second").argmax(axis=1), np.array(rows["label"][:])
+    metrics = make_trainer(student, eval_dataset=rows, text_pair_column="second").evaluate()
+    assert metrics["eval_f1"] == pytest.approx(scores.f1_score(gold, predicted))
+    assert scores.f1_score(gold, predicted) != pytest.approx(scores.f1_score(1 - gold, 1 - predicted))
+
+
 def test_pairs_train_the_same_from_cached_logits_and_online(train, label, make_model, tokenizer, pairs):
     teacher, student = (make_model(["negative", "positive"], "single_label_classification", seed) for seed in (7, 1))
     cached_rows = label(teacher, pairs, text_pair_column="second")

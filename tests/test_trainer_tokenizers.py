@@ -19,7 +19,7 @@ from loss_terms import (
     trained_weights,
 )
 from scipy.special import log_softmax, rel_entr, softmax
-from transformers import DistilBertConfig, DistilBertForSequenceClassification
+from transformers import ByT5Tokenizer, DistilBertConfig, DistilBertForSequenceClassification
 from vocabulary import LABELS
 
 from distil_trainer.arguments import DistillationArguments
@@ -488,3 +488,13 @@ def test_tokens_without_those_of_the_teacher_are_refused(make_trainer, tokenizer
 def test_another_vocabulary_without_its_tokenizer_is_refused(make_trainer):
     with pytest.raises(ValueError, match="Pass its own tokenizer as teacher_processing_class="):
         make_trainer(make_student(), make_teacher(byte_level_tokenizer()), None)
+
+
+def test_a_teacher_with_a_slow_tokenizer_teaches_by_logits_and_is_refused_for_words(train, make_trainer, tokenizer):
+    slow = ByT5Tokenizer()
+    teacher = make_student(vocab_size=len(slow), max_position_embeddings=200).eval()
+    trainer = train(make_student(), teacher, slow, max_steps=1)
+    assert trainer.train_dataset[0]["teacher_input_ids"] == slow(TEXTS[0])["input_ids"]
+    train(make_student(), teacher, slow, max_steps=1, matches=[{"what": "pooled_states", "loss": "mse"}])
+    with pytest.raises(ValueError, match="without a fast version .*or distil logits and pooled states only"):
+        make_trainer(make_student(), teacher, slow, hidden_loss_weight=1.0)

@@ -3,5 +3,6 @@
 from distil_trainer.export.gate import ship
 from distil_trainer.export.onnx import export_onnx, onnx_runner
 from distil_trainer.export.quantization import quantize_dynamic
+from distil_trainer.export.static_quantization import quantize_static
 
-__all__ = ["export_onnx", "onnx_runner", "quantize_dynamic", "ship"]
+__all__ = ["export_onnx", "onnx_runner", "quantize_dynamic", "quantize_static", "ship"]

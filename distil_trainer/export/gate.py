@@ -4,10 +4,12 @@ import json
 import logging
 
 import numpy as np
+import torch
 
 from distil_trainer.export.onnx import export_onnx, onnx_runner
 from distil_trainer.export.quantization import quantize_dynamic
 from distil_trainer.export.staging import staged_folder
+from distil_trainer.export.static_quantization import choose_calibration_rows, quantize_static
 from distil_trainer.inference import predict_logits, torch_runner
 from distil_trainer.labels import dataset_label_names, label_permutation, model_label_names
 
@@ -20,6 +22,8 @@ _RUNGS = {
     "int8 dynamic, float down-projections": ("down_projections",),
     "int8 dynamic, float down-projections and embeddings": ("down_projections", "embeddings"),
 }
+# The first rung of a graph with convolutions: dynamic int8 makes them smaller, but not faster.
+_STATIC_RUNG = "int8 static"
 
 
 def ship(
@@ -34,11 +38,14 @@ def ship(
     max_length=128,
     max_accuracy_drop=0.005,
     threads=None,
+    calibration_texts=None,
+    calibration_text_pairs=None,
 ):
     """Export a classifier to ONNX, quantize it to int8, and keep of it what holds its accuracy.
 
-    The float ONNX must equal PyTorch (see `export_onnx`) and hold its accuracy. Then rungs of dynamic int8 are tried,
-    from the smallest file on, until one holds it too. Dynamic int8 scales activations over the batch, so each rung is
+    The float ONNX must equal PyTorch (see `export_onnx`) and hold its accuracy. Then rungs of int8 are tried until one
+    holds it too: static int8 first where the model has convolutions (see `quantize_static`), then dynamic int8, from
+    the smallest file on (see `quantize_dynamic`). Dynamic int8 scales activations over the batch, so each rung is
     scored in batches and text by text, and must pass both. `folder` appears, or replaces an earlier export, only when
     all is done:
 
@@ -61,6 +68,9 @@ def ship(
         max_accuracy_drop (`float`, *optional*, defaults to 0.005): how much accuracy, as a share of all rows, an ONNX
             file may lose against PyTorch.
         threads (`int`, *optional*): threads of onnxruntime; all cores by default.
+        calibration_texts (`list[str]`, *optional*): some hundreds of texts of the training data, for the scales of
+            static int8. Only a model with convolutions needs them; without them it goes on to dynamic int8.
+        calibration_text_pairs (`list[str]`, *optional*): their second sentences.
 
     Returns:
         `dict`: `chosen` (`"model_quantized.onnx"` or `"model.onnx"`), `num_rows`, `pytorch_accuracy`,
@@ -73,7 +83,8 @@ def ship(
     Raises:
         TypeError: if a text is not a string.
         ValueError: if the data lacks a column, a label or rows, or has labels that are not the model's; if the model
-            is no single-label classifier, gives logits that are not finite, or cannot read `max_length` tokens.
+            is no single-label classifier, gives logits that are not finite, or cannot read `max_length` tokens; if
+            fewer than 8 calibration texts are not blank, or they do not have second sentences as the data has.
         RuntimeError: if the float ONNX does not equal PyTorch or loses more accuracy than allowed. Nothing is written.
         FileExistsError: if `folder` holds anything but an earlier export.
     """
@@ -86,6 +97,15 @@ def ship(
     eval_dataset = eval_dataset.with_format(None)
     texts, pairs = _texts(eval_dataset, text_column, text_pair_column)
     gold = _gold_labels(eval_dataset, label_column, model.config)
+    names = [*([_STATIC_RUNG] if _has_convolutions(model) else []), *_RUNGS]
+    if calibration_texts is not None and _STATIC_RUNG in names:
+        if (text_pair_column is None) != (calibration_text_pairs is None):
+            raise ValueError(
+                f"text_pair_column={text_pair_column!r}, but calibration_text_pairs "
+                f"{'is None' if calibration_text_pairs is None else 'is given'}: the scales of static int8 would be "
+                "those of other inputs than are served. Give second sentences for both or for neither."
+            )
+        choose_calibration_rows(calibration_texts, calibration_text_pairs)  # raises now, not after the export
 
     def predict(runner, **batching):
         return predict_logits(runner, tokenizer, texts, pairs, max_length=max_length, **batching)
@@ -114,9 +134,18 @@ def ship(
                 "own, and that the exported graph takes all the inputs it makes. Nothing was written."
             )
         quantization = None
-        for name, keep_float in _RUNGS.items():
+        for name in names:
+            if name == _STATIC_RUNG and calibration_texts is None:
+                rungs.append({"name": name, **_NOT_MADE, "reason": "not tried: it needs calibration_texts"})
+                logger.info("Static int8, the fast form of convolutions, was not tried: it needs calibration_texts.")
+                continue
             try:
-                attempt = quantize_dynamic(staging, keep_float=keep_float)
+                if name == _STATIC_RUNG:
+                    attempt = quantize_static(
+                        staging, tokenizer, calibration_texts, calibration_text_pairs, max_length=max_length
+                    )
+                else:
+                    attempt = quantize_dynamic(staging, keep_float=_RUNGS[name])
             except RuntimeError as error:
                 rungs.append({"name": name, **_NOT_MADE, "reason": str(error)})
                 continue
@@ -146,6 +175,10 @@ def ship(
             "; ".join(f"{rung['name']}: {rung['reason']}" for rung in rungs[1:]),
         )
     return report
+
+
+def _has_convolutions(model):
+    return any(isinstance(module, (torch.nn.Conv1d, torch.nn.Conv2d)) for module in model.modules())
 
 
 _NOT_MADE = {

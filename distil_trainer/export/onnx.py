@@ -1,7 +1,6 @@
 """PyTorch classifier to ONNX: through Optimum where it works, through `torch.onnx` elsewhere, checked either way."""
 
 import copy
-import inspect
 import logging
 import os
 import warnings
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 
 from distil_trainer.export.staging import staged_folder
-from distil_trainer.inference import torch_runner
+from distil_trainer.inference import forward_names, torch_runner
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +24,9 @@ def export_onnx(model, tokenizer, folder, *, max_length=128):
 
     A float32 copy on the CPU in evaluation mode is exported; `model` is left as it is. Batch size and length are
     dynamic. The logits of the file are compared with those of the copy at three shapes that the exporter has not seen,
-    with padding. The folder appears only when they agree; an earlier export in it stays until then.
+    with padding. The folder appears only when they agree; an earlier export in it stays until then. The code of one of
+    our students lies in it too: `ORTModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)`
+    needs no package of ours.
 
     Args:
         model (`PreTrainedModel`): a sequence classifier.
@@ -58,9 +59,7 @@ def export_onnx(model, tokenizer, folder, *, max_length=128):
         else:
             _export_directly(reference, names, path)
         parity = _check_parity(reference, tokenizer, names, path, max_length)
-        saved_config = copy.deepcopy(model.config)
-        saved_config.dtype = torch.float32
-        saved_config.save_pretrained(staging)
+        _save_config(reference, staging)
         tokenizer.save_pretrained(staging)
         size_bytes = path.stat().st_size
     return {
@@ -100,12 +99,16 @@ def onnx_runner(path, threads=None):
     output = session.get_outputs()[0].name
 
     def run(inputs):
-        feed = {name: inputs[name] for name in names if name in inputs}
-        if "token_type_ids" in names and "token_type_ids" not in inputs:
-            feed["token_type_ids"] = np.zeros_like(inputs["input_ids"])
-        return session.run([output], feed)[0]
+        return session.run([output], _graph_feed(names, inputs))[0]
 
     return run
+
+
+def _graph_feed(names, inputs):
+    feed = {name: inputs[name] for name in names if name in inputs}
+    if "token_type_ids" in names and "token_type_ids" not in inputs:
+        feed["token_type_ids"] = np.zeros_like(inputs["input_ids"])
+    return feed
 
 
 def _check_installed():
@@ -131,7 +134,7 @@ def _plain_copy(model):
 
 def _input_names(model, tokenizer):
     """Name the inputs that the tokenizer makes and the model reads."""
-    read = inspect.signature(model.forward).parameters
+    read = forward_names(model)
     return [name for name in tokenizer.model_input_names if name in read]
 
 
@@ -207,7 +210,19 @@ def _quiet_exporter():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.filterwarnings("ignore", message="Exporting aten::index operator", category=UserWarning)
+        warnings.filterwarnings("ignore", message="Exporting a model to ONNX with a batch_size", category=UserWarning)
         yield
+
+
+def _save_config(model, folder):
+    model.config.dtype = torch.float32
+    if type(model).__module__.startswith("transformers."):
+        model.config.save_pretrained(folder)
+        return
+    # Only the whole model writes its code, and names all its classes in the configuration.
+    model.save_pretrained(folder)
+    for weights in folder.glob("*.safetensors*"):
+        weights.unlink()
 
 
 def _check_parity(model, tokenizer, names, path, max_length):

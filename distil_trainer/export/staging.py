@@ -1,12 +1,18 @@
-"""A folder that appears whole: written beside its place under a hidden name, then renamed."""
+"""A folder or a file that appears whole: written beside its place under a hidden name, then renamed."""
 
+import json
 import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
+from transformers.dynamic_module_utils import get_relative_import_files
+
+_FILE_STAGING = ".quantized.partial"
+
 # What an export may leave in its folder, whichever version of transformers wrote it, and a card.
 _EXPORT_FILES = {
+    _FILE_STAGING,  # of a run that was killed
     "README.md",
     "added_tokens.json",
     "chat_template.jinja",
@@ -50,7 +56,7 @@ def staged_folder(folder):
     if previous.exists() and not folder.exists():  # killed between the two renames
         os.rename(previous, folder)
     present = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    foreign = sorted(present - _EXPORT_FILES)
+    foreign = sorted(present - _EXPORT_FILES - _code_files(folder))
     if foreign:
         raise FileExistsError(
             f"folder={str(folder)!r} holds files that are not of an export ({', '.join(foreign[:5])}). The export "
@@ -66,5 +72,35 @@ def staged_folder(folder):
             os.rename(folder, previous)
         os.rename(staging, folder)
         shutil.rmtree(previous, ignore_errors=True)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _code_files(folder):
+    """Name the Python files that an exported configuration refers to: a student's code, and no other file."""
+    try:
+        auto_map = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("auto_map", {})
+        modules = {folder / f"{reference.split('.')[0]}.py" for reference in auto_map.values()}
+        return {Path(path).name for module in modules for path in (module, *get_relative_import_files(module))}
+    except (OSError, ValueError):
+        return set()
+
+
+@contextmanager
+def staged_file(path):
+    """Give a path to write to; when the block ends without an error, that file takes the place of `path`.
+
+    Args:
+        path (`Path`): where the file shall be; one that is there stays until then.
+
+    Yields:
+        `Path`: a file of the same name in an empty hidden folder, which may hold other files meanwhile.
+    """
+    staging = path.with_name(_FILE_STAGING)
+    shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
+    staging.mkdir()
+    try:
+        yield staging / path.name
+        (staging / path.name).replace(path)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

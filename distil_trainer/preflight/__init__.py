@@ -2,7 +2,7 @@
 
 from distil_trainer.preflight.findings import Finding, check_distillation, findings_table
 from distil_trainer.preflight.fit import check_models_and_data
-from distil_trainer.preflight.lengths import check_lengths
+from distil_trainer.preflight.lengths import check_lengths, check_token_lengths
 from distil_trainer.preflight.run import reads_own_tokens
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "check_distillation",
     "check_lengths",
     "check_models_and_data",
+    "check_token_lengths",
     "findings_table",
     "reads_own_tokens",
 ]

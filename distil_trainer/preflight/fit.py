@@ -8,8 +8,6 @@ from distil_trainer.compatibility import (
     name_student_labels,
 )
 from distil_trainer.labels import dataset_label_names, label_permutation, model_label_names
-from distil_trainer.matches import states_of
-from distil_trainer.matching import projection_widths
 from distil_trainer.objective import logit_loss_name
 from distil_trainer.tasks import REGRESSION, SINGLE_LABEL, problem_type
 from distil_trainer.teachers import check_average, check_teacher_weights
@@ -44,8 +42,14 @@ def check_models_and_data(student, args, train_dataset, eval_datasets, teachers,
     for name, dataset in eval_datasets.items():
         check_dataset(dataset, name)
     check_not_sharded(args, bool(teachers))
+    if args.distils_states and args.n_gpu > 1:
+        raise ValueError(
+            f"A loss on inner states is asked for, and one process sees {args.n_gpu} GPUs: it would copy the student "
+            "to each for every batch, and what its copies work out inside cannot be read. Start one process for each "
+            f"GPU, `torchrun --nproc_per_node={args.n_gpu} ...`, or set CUDA_VISIBLE_DEVICES to one of them."
+        )
     for teacher in teachers:
-        check_online_teacher(teacher, student, same_tokens=not own_tokens)
+        check_online_teacher(teacher, student, not own_tokens, args.distils_logits)
         if teacher.config.vocab_size != teachers[0].config.vocab_size:
             raise ValueError(
                 f"teacher= holds models with vocabularies of {teachers[0].config.vocab_size} and "
@@ -68,21 +72,19 @@ def check_basics(run):
 def check_losses(run):
     """Check the losses against the kind of task, and the matches against both models."""
     logit_loss = logit_loss_name(run.args, run.task)
-    matches, shapes = run.matches()
+    plan = run.plan()
     terms = [f"{logit_loss} of logits"] * run.args.distils_logits + ["gold labels"] * run.args.uses_hard_labels
-    yield "fine", f"{', '.join(terms + [match.name for match in matches])}."
+    yield "fine", f"{', '.join(terms + [match.name for match in plan.matches])}."
     projected = {}
-    for match in matches:
-        if widths := projection_widths(match, *shapes):
-            projected.setdefault(widths, []).append(match.name)
+    for name, widths in plan.widths.items():
+        projected.setdefault(widths, []).append(name)
     for (narrow, wide), names in projected.items():
         yield "fixed", f"Projected from width {narrow} to {wide}, since losses need equal ones: {', '.join(names)}."
 
 
 def check_attention_maps(run):
     """Check that models whose attention maps are compared return them."""
-    matches, _ = run.matches()
-    if any(states_of(match.what) == "attentions" for match in matches):
+    if "attentions" in run.plan().states:
         others = [
             f"the {what} has {model.config._attn_implementation}"
             for what, model, _ in run.readers
@@ -101,9 +103,10 @@ def check_label_names(run):
     """Check that everyone names the same labels; `run.named_student` has them afterwards."""
     if run.task == REGRESSION:
         return
-    args, names = run.args, {}
+    args, names, nameless = run.args, {}, []
     if args.distils_logits and run.teachers:
         names = {f"the {what}": model_label_names(model.config) for what, model, _ in run.readers[1:]}
+        nameless = [whose for whose, found in names.items() if not found]
     elif args.distils_logits and run.train_dataset is not None:
         names = {"the teacher": dataset_label_names(run.train_dataset, "teacher_label")}
         if names["the teacher"] is None:
@@ -112,7 +115,7 @@ def check_label_names(run):
                 "train_dataset has no ClassLabel column 'teacher_label', so teacher_logits are taken to be in the "
                 "student's order, unchecked. `TeacherLabeler` writes that column.",
             )
-    teacher_names = next(iter(names.values()), None)
+    teacher_names = next((found for found in names.values() if found), None)
     given = name_student_labels(run.named_student, teacher_names, [*run.datasets.values()], args.label_column)
     if given:
         source = "teacher's" if teacher_names else "data's"
@@ -120,6 +123,12 @@ def check_label_names(run):
     for name, dataset in run.labelled_datasets.items():
         names[name] = dataset_label_names(dataset, run.label_column(dataset))
     wanted = model_label_names(run.named_student.config)
+    if wanted and nameless:
+        yield (
+            "warning",
+            f"{' and '.join(nameless)} has no names for its labels (LABEL_0, ...), so their order cannot be checked: "
+            f"they are taken to be the student's {wanted}. Set `teacher.config.id2label`.",
+        )
     for whose, found in names.items():
         if found and wanted and label_permutation(found, wanted, given=whose, wanted="the student"):
             yield "fixed", f"{whose} has the labels {found}: put into the student's order {wanted}."

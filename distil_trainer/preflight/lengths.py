@@ -3,6 +3,7 @@
 import numpy as np
 
 from distil_trainer.text import write_mask_token
+from distil_trainer.training_data import token_lengths
 
 # Their first position comes after the number of the padding token, and those before it are never used.
 _POSITIONS_AFTER_PADDING = (
@@ -43,6 +44,32 @@ def check_lengths(config, tokenizer, args, what):
             f"at {tokenizer.model_max_length} only, so the first longer text would end the training with an index "
             f"error. Set max_length={limit} or less."
         )
+
+
+def check_token_lengths(dataset, prefix, config, reader, what):
+    """Refuse rows with more tokens than a model has positions for.
+
+    Args:
+        dataset (`Dataset`): tokenized rows.
+        prefix (`str`): of the columns that the model reads: `""` or `"teacher_"`.
+        config (`PretrainedConfig`): of the model that reads them.
+        reader (`str`): what that model is, for the error: "student", "teacher".
+        what (`str`): the data set's name, for the error.
+
+    Returns:
+        `int`: tokens of the longest row.
+
+    Raises:
+        ValueError: with the number of the first row that is too long.
+    """
+    lengths, limit = token_lengths(dataset, f"{prefix}input_ids"), most_tokens(config)
+    if limit is not None and (lengths > limit).any():
+        row = int((lengths > limit).argmax())
+        raise ValueError(
+            f"{what}: row {row} has {lengths[row]} tokens ({prefix}input_ids), and the {reader} has positions for "
+            f"{limit}: it would end the training with an index error. Tokenize with max_length={limit} or less."
+        )
+    return int(lengths.max())
 
 
 def share_truncated(tokenizer, texts, max_length):

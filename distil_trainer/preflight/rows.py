@@ -7,8 +7,8 @@ from distil_trainer.columns import check_column
 from distil_trainer.inference import check_end_tokens, check_padding
 from distil_trainer.label_columns import read_labels
 from distil_trainer.labels import model_label_names
-from distil_trainer.preflight.lengths import check_lengths, most_tokens, share_truncated
-from distil_trainer.training_data import token_lengths, tokenize
+from distil_trainer.preflight.lengths import check_lengths, check_token_lengths, share_truncated
+from distil_trainer.training_data import check_token_numbers, token_lengths
 
 _NOTABLE_SHARE = 0.05
 _TOKEN_COLUMNS = ("input_ids", "attention_mask", "token_type_ids", "word_ids")
@@ -52,7 +52,10 @@ def check_text_lengths(run):
     """Check that texts fit the positions of the models, and how many of a sample are cut."""
     for name, dataset in run.datasets.items():
         if "input_ids" in dataset.column_names:
-            yield from _check_token_lengths(run, name, dataset)
+            for what, model, _ in run.readers if name == "train_dataset" else run.readers[:1]:
+                if f"{run.prefix(what)}input_ids" in dataset.column_names:
+                    longest = check_token_lengths(dataset, run.prefix(what), model.config, what, name)
+                    yield "fine", f"{name} holds the {what}'s tokens already, at most {longest} a row."
     dataset = run.train_dataset
     if dataset is None or "input_ids" in dataset.column_names or not run.has_texts(dataset) or run.tokenizer is None:
         return
@@ -76,20 +79,10 @@ def check_tokens(run):
         return
     for _, model, tokenizer in run.readers:
         check_padding(model.config, tokenizer)
-    tokens = tokenize(
-        run.sample(),
-        run.tokenizer,
-        text_column=run.args.text_column,
-        text_pair_column=run.args.text_pair_column,
-        max_length=run.args.max_length,
-        token_types=False,
-        keep_columns=[],
-        what="train_dataset",
-        teacher_tokenizer=run.teacher_tokenizer if run.own_tokens else None,
-    )
+    tokens = run.tokens()
     for what, model, _ in run.readers:
-        column = "teacher_input_ids" if what != "student" and run.own_tokens else "input_ids"
-        check_end_tokens(model.config, tokens[column][:])
+        check_token_numbers(tokens, run.prefix(what), model.config, f"the {what}", "train_dataset")
+        check_end_tokens(model.config, tokens[f"{run.prefix(what)}input_ids"][:])
     length = np.mean(token_lengths(tokens))
     yield "fine", f"{len(tokens)} sample rows have {length:.0f} tokens on average, padding left out."
 
@@ -113,15 +106,3 @@ def check_leaks(run):
         yield "fixed", f"{found}: dropped from the transfer set."
     else:
         yield "refused", f"{found}: nothing is left to train on. Give other evaluation data."
-
-
-def _check_token_lengths(run, name, dataset):
-    longest, limit = int(token_lengths(dataset).max()), most_tokens(run.student.config)
-    if limit is None or longest <= limit:
-        yield "fine", f"{name} holds tokens already, at most {longest} a row."
-    else:
-        yield (
-            "refused",
-            f"{name} has a row of {longest} tokens, and the student has positions for {limit}: it would end the "
-            "training with an index error. Tokenize with a smaller max_length.",
-        )

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from distil_trainer.inference import padding_side
-from distil_trainer.matching import plan_matches
-from distil_trainer.states import model_shape
+from distil_trainer.inference import forward_names, padding_side
+from distil_trainer.labels import gold_label_column, reads_gold_labels
+from distil_trainer.loss_plan import plan_losses
 from distil_trainer.tasks import problem_type
+from distil_trainer.training_data import tokenize
 
 
 class Run:
@@ -59,10 +60,7 @@ class Run:
     @property
     def labelled_datasets(self):
         """The data sets whose gold labels are read, by name."""
-        reads_labels = self.train_dataset is not None and (
-            self.args.uses_hard_labels
-            or (self.args.logit_loss == "decoupled" and self.label_column(self.train_dataset) is not None)
-        )
+        reads_labels = self.train_dataset is not None and reads_gold_labels(self.args, self.train_dataset)
         return self.datasets if reads_labels else self.eval_datasets
 
     @property
@@ -87,8 +85,8 @@ class Run:
 
     def label_column(self, dataset):
         """Return the column of gold labels, `None` where there is none."""
-        names = [name for name in (self.args.label_column, "labels") if name in dataset.column_names]
-        return names[0] if names else None
+        column = gold_label_column(dataset, self.args.label_column)
+        return column if column in dataset.column_names else None
 
     def sample(self, most_rows=None):
         """Return rows of the training set, spread evenly over it."""
@@ -96,16 +94,34 @@ class Run:
         rows = min(len(dataset), self._sample_size, most_rows or self._sample_size)
         return dataset.select(np.linspace(0, len(dataset) - 1, rows).astype(np.int64))
 
-    def matches(self):
-        """Return the planned matches and the shapes of teacher and student.
+    def tokens(self):
+        """Return the sample as the models read it (`Dataset`)."""
+        teacher_names = set().union(*(forward_names(teacher) for teacher in self.teachers))
+        student_names = forward_names(self.student) | (set() if self.own_tokens else teacher_names)
+        return tokenize(
+            self.sample(),
+            self.tokenizer,
+            text_column=self.args.text_column,
+            text_pair_column=self.args.text_pair_column,
+            max_length=self.args.max_length,
+            token_types="token_type_ids" in student_names,
+            keep_columns=[],
+            what="train_dataset",
+            teacher_tokenizer=self.teacher_tokenizer if self.own_tokens else None,
+            teacher_token_types="token_type_ids" in teacher_names,
+        )
+
+    def prefix(self, reader):
+        """Return what the names of the columns that a model reads begin with, by what the model is."""
+        return "teacher_" if self.own_tokens and reader != "student" else ""
+
+    def plan(self):
+        """Return the [`LossPlan`].
 
         Raises:
-            ValueError: if they do not fit the two models.
+            ValueError: if the losses do not fit the two models.
         """
-        if not (self.args.distils_states and self.teachers):
-            return [], None
-        shapes = model_shape(self.teachers[0].config), model_shape(self.student.config)
-        return plan_matches(self.args, *shapes), shapes
+        return plan_losses(self.args, self.student.config, [teacher.config for teacher in self.teachers])
 
 
 def reads_own_tokens(student, tokenizer, teachers, teacher_tokenizer):
@@ -118,14 +134,26 @@ def reads_own_tokens(student, tokenizer, teachers, teacher_tokenizer):
         teacher_tokenizer (`PreTrainedTokenizerFast`, *optional*): theirs.
 
     Raises:
-        ValueError: if the teachers' tokenizer is given and the student's is not.
+        ValueError: if the teachers' tokenizer is given without the teachers, or without the student's.
     """
-    if not teachers or teacher_tokenizer is None:
+    if teacher_tokenizer is None:
         return False
+    if not teachers:
+        raise ValueError(
+            "teacher_processing_class= is given without teacher=: cached teacher logits need no tokenizer, so it "
+            "would be ignored. Pass the teacher too, or leave its tokenizer out."
+        )
     if tokenizer is None:
         raise ValueError("teacher_processing_class= is given without processing_class=: pass the student's too.")
-    same_tokenizer = _content(tokenizer) == _content(teacher_tokenizer)
+    same_tokenizer = _same_tokenizer(tokenizer, teacher_tokenizer)
     return not same_tokenizer or padding_side(student.config) != padding_side(teachers[0].config)
+
+
+def _same_tokenizer(tokenizer, other):
+    # What tokenizers without a fast version do stands in their code, which cannot be compared.
+    if tokenizer is other or not (tokenizer.is_fast and other.is_fast):
+        return tokenizer is other
+    return _content(tokenizer) == _content(other)
 
 
 def _content(tokenizer):

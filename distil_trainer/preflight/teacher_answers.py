@@ -6,9 +6,10 @@ from distil_trainer.inference import padding_side, predict_logits, torch_runner
 from distil_trainer.label_columns import read_labels
 from distil_trainer.labels import dataset_label_names, label_permutation, model_label_names
 from distil_trainer.objective import logit_loss_name
+from distil_trainer.preflight.lengths import check_lengths
 from distil_trainer.preflight.signal_quality import beats_chance, judge_logits
 from distil_trainer.tasks import SINGLE_LABEL
-from distil_trainer.training_data import check_teacher_logits
+from distil_trainer.training_data import check_teacher_logits, check_token_numbers
 
 # Asking a large teacher for this many rows takes seconds on a CPU.
 _MOST_ROWS_ASKED = 64
@@ -21,11 +22,13 @@ def check_teacher_answers(run):
     Yields:
         `tuple[str, str]`: a status and a message; or raises.
     """
-    if run.train_dataset is None or not run.args.distils_logits:
+    if run.train_dataset is None or not (run.args.distils_logits or run.args.distils_states):
         return
     if not run.teachers:
         check_teacher_logits(run.train_dataset.with_format(None), run.student.config.num_labels, "train_dataset")
-    elif not run.has_texts(run.train_dataset) or run.tokenizer is None:
+    elif (
+        "input_ids" in run.train_dataset.column_names or not run.has_texts(run.train_dataset) or run.tokenizer is None
+    ):
         yield "fine", "Not checked: the teacher is asked for texts here, and train_dataset holds tokens."
         return
     loss = logit_loss_name(run.args, run.task)
@@ -39,6 +42,9 @@ def check_teacher_answers(run):
                 "turns every weight of the student into NaN: its weights are broken, or half precision overflows, and "
                 "it must be loaded in float32.",
             )
+            continue
+        if not run.args.distils_logits:
+            yield "fine", f"The {what} gives finite answers to {len(logits)} sample rows. They are not learned."
             continue
         weaknesses = judge_logits(logits, run.task, temperature)
         yield from (("warning", f"The {what}: {weakness}") for weakness in weaknesses)
@@ -54,14 +60,19 @@ def _answers(run):
         logits = np.asarray(sample["teacher_logits"][:], dtype=np.float64)
         yield "teacher", sample, _in_order(run, logits, dataset_label_names(sample, "teacher_label"))
         return
-    sample = run.sample(_MOST_ROWS_ASKED)
+    sample, tokens = run.sample(_MOST_ROWS_ASKED), run.tokens()
     texts = [sample[column][:] for column in run.text_columns]
+    for what, model, tokenizer in run.readers[1:]:
+        # What a model has no position or embedding for, it cannot be asked.
+        check_lengths(model.config, tokenizer, run.args, what)
+        check_token_numbers(tokens, run.prefix(what), model.config, f"the {what}", "train_dataset")
     for what, model, tokenizer in run.readers[1:]:
         side = padding_side(model.config)
         logits = predict_logits(
             torch_runner(model), tokenizer, *texts, max_length=run.args.max_length, padding_side=side
         )
-        yield what, sample, _in_order(run, logits.astype(np.float64), model_label_names(model.config))
+        names = model_label_names(model.config) if run.args.distils_logits else None
+        yield what, sample, _in_order(run, logits.astype(np.float64), names)
 
 
 def _in_order(run, logits, names):

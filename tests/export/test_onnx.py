@@ -20,7 +20,7 @@ from transformers import (
 
 from distil_trainer.export import onnx as onnx_export
 from distil_trainer.export.onnx import export_onnx, onnx_runner
-from distil_trainer.export.staging import staged_folder
+from distil_trainer.export.staging import staged_file, staged_folder
 from distil_trainer.inference import predict_logits, torch_runner
 
 TEXTS = ["the film is great", "awful", "a very moving story with a brilliant actor and a charming scene", "not bad"]
@@ -213,6 +213,31 @@ def test_a_failed_or_killed_export_leaves_the_earlier_one(tmp_path):
         (staging / "model.onnx").write_text("new")
     assert (folder / "model.onnx").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
+
+
+def test_what_a_killed_quantization_leaves_does_not_stop_the_next_export(tmp_path):
+    folder = tmp_path / "onnx"
+    with staged_folder(folder) as staging:
+        (staging / "model.onnx").write_text("old")
+    (folder / ".quantized.partial").mkdir()  # as a killed run leaves it
+    (folder / ".quantized.partial" / "model_quantized.onnx").write_text("half")
+    with staged_file(folder / "model_quantized.onnx") as path:
+        assert list(path.parent.iterdir()) == []
+        path.write_text("whole")
+    assert {path.name for path in folder.iterdir()} == {"model.onnx", "model_quantized.onnx"}
+    (folder / ".quantized.partial").mkdir()
+    with staged_folder(folder) as staging:
+        (staging / "model.onnx").write_text("new")
+    assert {path.name for path in folder.iterdir()} == {"model.onnx"}
+
+
+def test_a_failed_file_leaves_the_earlier_one(tmp_path):
+    (tmp_path / "model_quantized.onnx").write_text("old")
+    with pytest.raises(KeyError), staged_file(tmp_path / "model_quantized.onnx") as path:
+        path.write_text("half")
+        raise KeyError
+    assert [path.name for path in tmp_path.iterdir()] == ["model_quantized.onnx"]
+    assert (tmp_path / "model_quantized.onnx").read_text() == "old"
 
 
 def test_a_folder_with_other_files_is_not_replaced(tmp_path):

@@ -1,0 +1,182 @@
+"""A recipe's student with fresh weights: its tokenizer, word vectors and shape, from the recipe's arguments."""
+
+import json
+import os
+
+import yaml
+from datasets import concatenate_datasets
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassification, set_seed
+
+from distil_trainer.loading import load_classifier
+from distil_trainer.small_tokenizers import sentencepiece_tokenizer, train_tokenizer, word_level_tokenizer
+from distil_trainer.stages import short_name
+from distil_trainer.students import StudentClassifier, StudentConfig
+from distil_trainer.vectors import word_vectors
+
+_TRAINED_TOKENIZERS = ("wordpiece", "bpe", "unigram")
+_TRAINED_VOCAB_SIZE = 8000
+# These follow from the tokenizer, the labels and the columns.
+_NOT_SETTINGS = {
+    "vocab_size", "pad_token_id", "type_vocab_size", "num_labels", "id2label", "label2id", "problem_type",
+}  # fmt: skip
+
+
+def check_fresh_student(models, training, label_names):
+    """Refuse arguments that no network can be made of, before any long work.
+
+    Args:
+        models ([`ModelArguments`]): the arguments.
+        training ([`DistillationArguments`]): says whether texts come in pairs.
+        label_names (`list[str]`): names of the labels, in logit order.
+
+    Raises:
+        FileNotFoundError: if the file of word vectors or of the tokenizer is not there.
+        ValueError: if the type, a setting, the tokenizer or its size is not legal, or the network takes no vectors.
+    """
+    config = _config(models, label_names, pairs=training.text_pair_column is not None)
+    name, vectors = models.student_tokenizer, models.word_vectors
+    if name.endswith(".model"):
+        _check_file("student_tokenizer", name)
+    elif name not in ("word", *_TRAINED_TOKENIZERS):
+        raise ValueError(
+            f"student_tokenizer={name!r}: choose word, {', '.join(_TRAINED_TOKENIZERS)}, or a SentencePiece file that "
+            "ends in .model."
+        )
+    if vectors not in ("teacher", "random"):
+        _check_file("word_vectors", vectors)
+    student = AutoModelForSequenceClassification.from_config(config)
+    if vectors != "random" and not isinstance(student, StudentClassifier):
+        raise ValueError(
+            f"word_vectors={vectors!r} with student_type={models.student_type!r}: only the networks of this package "
+            "start from word vectors; those of transformers scale and add to their embeddings. Give "
+            "--word_vectors random."
+        )
+
+
+def make_fresh_student(run, models, training, train, teacher, teacher_tokenizer, label_names):
+    """Make the untrained network, once: tokenizer and vocabulary from the training texts, word vectors, fresh weights.
+
+    Args:
+        run ([`RunFolder`]): keeps the result.
+        models ([`ModelArguments`]): what to make.
+        training ([`DistillationArguments`]): names the columns, the seed and the longest text.
+        train (`Dataset`): the rows whose texts give the vocabulary: those that are trained on, and no others.
+        teacher (`PreTrainedModel`): gives the word vectors with `--word_vectors teacher`.
+        teacher_tokenizer (`PreTrainedTokenizerFast`): its tokenizer.
+        label_names (`list[str]`): names of the labels, in logit order.
+
+    Returns:
+        `tuple[PreTrainedModel, PreTrainedTokenizerFast, dict]`: the last is the report's part `student`.
+    """
+
+    def build(path):
+        student, tokenizer, facts = _build(models, training, train, teacher, teacher_tokenizer, label_names)
+        student.save_pretrained(path)
+        tokenizer.save_pretrained(path)
+        (path / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
+
+    folder = run.once("untrained_student", build)
+    student, tokenizer = load_classifier(folder)
+    return student, tokenizer, json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+
+
+def read_settings(student_config):
+    """Read `--student_config`: `None`, a mapping, or YAML or JSON text of one.
+
+    Raises:
+        ValueError: if it is anything else.
+    """
+    settings = student_config
+    if isinstance(settings, str):
+        try:
+            settings = yaml.safe_load(settings)
+        except yaml.YAMLError as error:
+            raise ValueError(f"student_config={student_config!r} cannot be read: {error}.") from error
+    if not isinstance(settings or {}, dict):
+        raise ValueError(
+            f"student_config={student_config!r} must be a mapping of settings, such as '{{lstm_size: 150}}'."
+        )
+    return settings or {}
+
+
+def _build(models, training, train, teacher, teacher_tokenizer, label_names):
+    pairs = training.text_pair_column is not None
+    texts = _texts(train, training.text_column, training.text_pair_column)
+    settings = {"pairs": pairs, "model_max_length": training.max_length}
+    name, lower = models.student_tokenizer, models.student_lower
+    if name == "word":
+        settings |= {"vocab_size": models.student_vocab_size, "lower": lower}
+        tokenizer = word_level_tokenizer(texts, **settings) if models.word_vectors == "random" else None
+    elif name in _TRAINED_TOKENIZERS:
+        size = models.student_vocab_size or _TRAINED_VOCAB_SIZE
+        tokenizer = train_tokenizer(texts, name, vocab_size=size, lower=lower, **settings)
+    else:
+        tokenizer = sentencepiece_tokenizer(name, **settings)
+
+    vectors = None
+    if models.word_vectors != "random":
+        vectors = word_vectors(
+            texts,
+            (teacher, teacher_tokenizer) if models.word_vectors == "teacher" else models.word_vectors,
+            size=_config(models, label_names, pairs=pairs).embedding_size,
+            **({"tokenizer": tokenizer} if tokenizer else {"extra_words": models.extra_words, **settings}),
+        )
+        tokenizer = vectors.tokenizer
+    set_seed(training.seed)
+    config = _config(models, label_names, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, pairs=pairs)
+    student = AutoModelForSequenceClassification.from_config(config)
+    if vectors is not None:
+        student.set_word_vectors(vectors.matrix)
+    base = f"a {models.student_type} with fresh weights, {len(tokenizer):,} tokens ({_short(name)})"
+    source = (
+        "distilled from the teacher" if models.word_vectors == "teacher" else f"from {_short(models.word_vectors)}"
+    )
+    facts = {"base": base if vectors is None else f"{base} and word vectors {source}"}
+    return student, tokenizer, facts | {"needs_remote_code": isinstance(student, StudentClassifier)}
+
+
+def _config(models, label_names, *, vocab_size=8, pad_token_id=0, pairs=False):
+    name = models.student_type
+    if name not in CONFIG_MAPPING:
+        raise ValueError(
+            f"student_type={name!r} is no model type that is known here. Networks of this package: bilstm, "
+            "densenet_cnn, densenet_dsa, embedding_bag, glove_cnn; of transformers, those with a classifier, such as "
+            "bert."
+        )
+    if name == "transformer_cnn":
+        raise ValueError(
+            "student_type='transformer_cnn' is a head on an encoder that has weights already: give --student_head cnn "
+            "with --student_model_name_or_path or --student_layers."
+        )
+    settings = read_settings(models.student_config)
+    legal = set(AutoConfig.for_model(name).to_dict()) - _NOT_SETTINGS
+    if wrong := sorted(set(settings) - legal):
+        raise ValueError(
+            f"student_config has {wrong}, which are no settings of {name} that can be given here: they would be "
+            f"ignored in silence, or contradict the tokenizer or the labels. What can be given: {sorted(legal)}."
+        )
+    if issubclass(CONFIG_MAPPING[name], StudentConfig):
+        settings = {**settings, "type_vocab_size": 2 if pairs else 1}
+    return AutoConfig.for_model(
+        name,
+        **settings,
+        vocab_size=vocab_size,
+        pad_token_id=pad_token_id,
+        id2label=dict(enumerate(label_names)),
+        label2id={label: index for index, label in enumerate(label_names)},
+    )
+
+
+def _texts(train, text_column, text_pair_column):
+    columns = [column for column in (text_column, text_pair_column) if column is not None]
+    parts = [train.select_columns(column).rename_column(column, "text_") for column in columns]
+    return concatenate_datasets(parts)["text_"]
+
+
+def _short(name):
+    return short_name(name) if os.path.exists(name) else name
+
+
+def _check_file(argument, path):
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{argument}={path!r} is not a file. Correct the path, or choose another source.")
