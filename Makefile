@@ -1,6 +1,8 @@
 # Each target makes its own environment on first use; a second call costs nothing.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?= torch==2.13.0
+# Two processes that test, of one thread each: threads that wait for one another on busy cores take ten times as long.
+TESTS = OMP_NUM_THREADS=1
 PIP = -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test test-all test-v5 bench study style clean
@@ -9,14 +11,14 @@ demo: .venv/ready
 	.venv/bin/python recipes/quickstart.py --output_dir outputs/quickstart
 
 test: .venv/ready
-	.venv/bin/python -m pytest --durations=10
+	$(TESTS) .venv/bin/python -m pytest -n 2 --dist loadfile --durations=10
 
 test-all: .venv/ready
-	.venv/bin/python -m pytest --durations=20 -m "slow or not slow"
+	$(TESTS) .venv/bin/python -m pytest -n 2 --dist loadfile --durations=20 -m "slow or not slow"
 
 # The same suite on transformers 5, where Optimum's ONNX part cannot be installed.
 test-v5: .venv-v5/ready
-	.venv-v5/bin/python -m pytest --durations=10
+	$(TESTS) .venv-v5/bin/python -m pytest -n 2 --dist loadfile --durations=10
 
 bench: .venv/ready outputs/textbrewer
 	mkdir -p outputs/bench
@@ -24,15 +26,17 @@ bench: .venv/ready outputs/textbrewer
 	.venv/bin/python benchmarks/labeling.py --output outputs/bench/labeling.json
 	.venv/bin/python benchmarks/training_step.py --output outputs/bench/training_step.json
 	.venv/bin/python benchmarks/loss_terms.py --output outputs/bench/loss_terms.json
+	.venv/bin/python benchmarks/students.py --output outputs/bench/students.json
 	.venv/bin/python benchmarks/peer.py --textbrewer outputs/textbrewer --output outputs/bench/peer.json
 
 # The peer stands in a folder of its own: it is old, and no part of this project's environment.
 outputs/textbrewer:
 	.venv/bin/python $(PIP) --no-deps --target $@ textbrewer==0.2.1.post1
 
-# About an hour on two cores.
+# Some hours on two cores; a start that was cut off goes on where it was.
 study: .venv/ready
 	.venv/bin/python benchmarks/loss_study.py --output outputs/bench/loss_study.json
+	.venv/bin/python benchmarks/student_study.py --output outputs/bench/student_study.json
 
 style: .venv/ready
 	.venv/bin/ruff check .

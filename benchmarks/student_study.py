@@ -128,7 +128,10 @@ class Study:
         """Return the word vectors of a width, distilled once."""
         if size not in self.vectors:
             self.vectors[size] = word_vectors(
-                self.originals["sentence"], (self.teacher, self.tokenizer), size=size, model_max_length=128
+                self.originals["sentence"],
+                (self.teacher, self.tokenizer),
+                size=size,
+                model_max_length=128,
             )
         return self.vectors[size]
 

@@ -3,7 +3,7 @@
 import logging
 
 from distil_trainer.augmentation.audit import drop_leaks, texts_of
-from distil_trainer.inference import check_end_tokens, check_padding, forward_names
+from distil_trainer.inference import check_end_tokens, check_padding, check_pairs, forward_names
 from distil_trainer.label_columns import read_labels
 from distil_trainer.labels import gold_label_column, model_label_names, reads_gold_labels
 from distil_trainer.preflight import check_lengths, check_token_lengths
@@ -155,6 +155,7 @@ class DataPreparation:
             for reader, config, tokenizer, _ in readers:
                 if tokenizer is not None:
                     check_lengths(config, tokenizer, args, reader)
+                    check_pairs(config, tokenizer, args.text_pair_column)
         with args.main_process_first(desc=f"tokenizing {what}"):
             dataset = tokenize(
                 dataset,

@@ -13,6 +13,7 @@ import torch
 from tqdm.auto import tqdm
 
 from distil_trainer.states import head_token
+from distil_trainer.students import StudentConfig
 from distil_trainer.text import write_mask_token
 
 # Rows tokenized and sorted at a time. Token lists take about 100 bytes a token, so all rows at once would not fit.
@@ -95,6 +96,38 @@ def check_padding(config, tokenizer):
             f"The model's configuration has pad_token_id={config.pad_token_id}, its tokenizer has "
             f"{tokenizer.pad_token_id} ({tokenizer.pad_token!r}). {config.model_type} reads its last token "
             "that is not padding, and would read padding. Set `model.config.pad_token_id = tokenizer.pad_token_id`."
+        )
+
+
+def check_pairs(config, tokenizer, text_pair_column):
+    """Refuse pairs for a network of this package that reads single texts, and single texts for one that reads pairs.
+
+    Transformers read both texts of a pair as one row, so all of them read either.
+
+    Args:
+        config (`PretrainedConfig`): the model's configuration.
+        tokenizer (`PreTrainedTokenizerBase`): its tokenizer, which must tell the two texts apart.
+        text_pair_column (`str`): the column of second texts; `None` for single texts.
+
+    Raises:
+        ValueError: if they do not fit.
+    """
+    if not isinstance(config, StudentConfig):
+        return
+    if text_pair_column is not None and config.type_vocab_size == 1:
+        raise ValueError(
+            f"text_pair_column={text_pair_column!r} with a {config.model_type} of type_vocab_size=1: it reads single "
+            "texts, and would read both texts of a pair as one, in silence. Make it with type_vocab_size=2."
+        )
+    if text_pair_column is None and config.type_vocab_size == 2:
+        raise ValueError(
+            f"text_pair_column=None with a {config.model_type} of type_vocab_size=2: it compares the two texts of a "
+            "pair. Name the column of the second texts, or make it with type_vocab_size=1."
+        )
+    if text_pair_column is not None and "token_type_ids" not in tokenizer.model_input_names:
+        raise ValueError(
+            f"The tokenizer of a {config.model_type} that reads pairs makes {tokenizer.model_input_names}, and no "
+            "token_type_ids, which tell the texts apart. Make it with pairs=True."
         )
 
 

@@ -14,7 +14,7 @@ from datasets import ClassLabel, Dataset, Features, Sequence, Value
 from datasets.utils._dill import pklregister
 from tqdm.auto import tqdm
 
-from distil_trainer.inference import check_padding, padding_side, predict_logits, torch_runner
+from distil_trainer.inference import check_padding, check_pairs, padding_side, predict_logits, torch_runner
 from distil_trainer.label_store import KEY_DTYPE, LogitStore, text_keys
 from distil_trainer.labeled_dataset import describe_teacher
 from distil_trainer.teacher_key import name_teacher, resolve_dtype, teacher_key
@@ -91,6 +91,7 @@ class TeacherLabeler:
                 "tokenizer.json, which only fast tokenizers have: load it with `AutoTokenizer.from_pretrained`."
             )
         check_padding(teacher.config, tokenizer)
+        check_pairs(teacher.config, tokenizer, text_pair_column)
         for name, value in (
             ("max_length", max_length),
             ("tokens_per_batch", 1 if tokens_per_batch is None else tokens_per_batch),

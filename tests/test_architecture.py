@@ -12,12 +12,13 @@ import distil_trainer
 ROOT = Path(distil_trainer.__file__).parent
 # Each line stands to the right of the lines above it.
 PIPELINE = [
+    ["students"],
     ["text", "tasks", "columns", "labels", "run_folder", "data", "losses", "sampler", "schedules", "term_means"],
     ["alignment", "states"],
     ["inference", "matches", "matching", "arguments", "command_line", "compatibility"],
     ["augmentation"],
     ["label_store", "labeled_dataset", "teacher_key", "labeling"],
-    ["loading", "students", "small_tokenizers", "vectors"],
+    ["loading", "small_tokenizers", "vectors"],
     ["collator", "label_columns", "training_data"],
     ["evaluate_metrics", "metrics"],
     ["objective", "projections", "teachers", "interruption", "loss_plan"],
@@ -27,8 +28,8 @@ PIPELINE = [
     ["fine_tuning"],
     ["export"],
     ["evaluation", "latency", "report", "tables", "plots", "model_card", "hub"],
-    ["recipe_arguments"],
-    ["stages", "closing", "fresh_student"],
+    ["recipe_arguments", "hyper_parameters"],
+    ["opening", "stages", "closing", "fresh_student"],
     ["recipe"],
 ]
 RANK = {name: rank for rank, names in enumerate(PIPELINE) for name in names}

@@ -142,7 +142,7 @@ def test_pairs_are_distilled_as_they_are_and_not_augmented(sst2_arguments, tmp_p
 
 
 def test_a_missing_package_of_a_late_stage_is_named_at_once(sst2_arguments, monkeypatch):
-    monkeypatch.setattr("distil_trainer.recipe.find_spec", lambda name: None)
+    monkeypatch.setattr("distil_trainer.opening.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r'onnxruntime is not installed.*"distil_trainer\[onnx\]"'):
         load_recipe("sst2_electra_to_distilbert").main(sst2_arguments)
 

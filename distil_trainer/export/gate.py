@@ -10,7 +10,7 @@ from distil_trainer.export.onnx import export_onnx, onnx_runner
 from distil_trainer.export.quantization import quantize_dynamic
 from distil_trainer.export.staging import staged_folder
 from distil_trainer.export.static_quantization import choose_calibration_rows, quantize_static
-from distil_trainer.inference import predict_logits, torch_runner
+from distil_trainer.inference import check_pairs, padding_side, predict_logits, torch_runner
 from distil_trainer.labels import dataset_label_names, label_permutation, model_label_names
 
 logger = logging.getLogger(__name__)
@@ -93,6 +93,7 @@ def ship(
             f"max_accuracy_drop={max_accuracy_drop} must be at least 0 and below 1: it is a share of the rows, half a "
             "percentage point is 0.005. With any other value the gate would let nothing or everything through."
         )
+    check_pairs(model.config, tokenizer, text_pair_column)
     max_length = min(max_length, tokenizer.model_max_length)
     eval_dataset = eval_dataset.with_format(None)
     texts, pairs = _texts(eval_dataset, text_column, text_pair_column)
@@ -108,6 +109,7 @@ def ship(
         choose_calibration_rows(calibration_texts, calibration_text_pairs)  # raises now, not after the export
 
     def predict(runner, **batching):
+        batching["padding_side"] = padding_side(model.config)
         return predict_logits(runner, tokenizer, texts, pairs, max_length=max_length, **batching)
 
     def score(path, *ways_of_batching):

@@ -15,7 +15,7 @@ _SIZE = 300
 _LONGEST_WORD = 64
 
 
-def teacher_vectors(teacher, tokenizer, words, size=None, layers=(-1,)):
+def teacher_vectors(teacher, tokenizer, words, size=None, layers=(0, -1)):
     r"""Compute word vectors with a teacher.
 
     Each word is read as a text of its own. Its state is the mean of its tokens' states, special tokens left out, in
@@ -29,8 +29,8 @@ def teacher_vectors(teacher, tokenizer, words, size=None, layers=(-1,)):
         tokenizer (`PreTrainedTokenizerFast`): its tokenizer.
         words (`list[Surface]` of length `n`): the words.
         size (`int`, *optional*): at most `n` and at most the width of the states. Default: 300, or the largest below.
-        layers (`tuple[int, ...]`, *optional*, defaults to `(-1,)`): hidden states to read; 0 is the embedding output,
-            -1 the last layer.
+        layers (`tuple[int, ...]`, *optional*, defaults to `(0, -1)`): hidden states to read; 0 is the embedding
+            output, -1 the last layer.
 
     Returns:
         `tuple[np.ndarray, np.ndarray]`: float32 of shape `(n, size)`, and bool of shape `(n,)`: of which words the

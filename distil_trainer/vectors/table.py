@@ -19,7 +19,8 @@ from distil_trainer.vectors.surfaces import surfaces, tokens_in_order
 
 logger = logging.getLogger(__name__)
 
-_LAYERS, _SIF = (-1,), 1e-3
+# Of the settings tried on SST-2 these reached the lowest loss; in accuracy they could not be told apart.
+_LAYERS, _SIF = (0, -1), None
 _LOW_COVERAGE = 0.5
 _RARE_SHARE = 0.1
 
@@ -86,11 +87,11 @@ def word_vectors(
             known when the student is served, though it was not trained on them. By default none, since 20,000 words
             of 300 numbers add 24 MB to a student.
         vocab_size, lower, pairs, model_max_length: of the default tokenizer, see [`word_level_tokenizer`].
-        layers (`tuple[int, ...]`, *optional*, defaults to `(-1,)`): the teacher's hidden states that are read, side by
-            side; 0 is the embedding output, -1 the last.
-        sif (`float`, *optional*, defaults to 1e-3): the vectors of a teacher are multiplied by `sif / (sif + p)`,
-            where `p` is the share of a word in the texts, so that frequent words count less in a mean. `None` leaves
-            them.
+        layers (`tuple[int, ...]`, *optional*, defaults to `(0, -1)`): the teacher's hidden states that are read, side
+            by side; 0 is the embedding output, -1 the last.
+        sif (`float`, *optional*): the vectors of a teacher are multiplied by `sif / (sif + p)`, where `p` is the share
+            of a word in the texts, so that frequent words count less in a mean. Give 1e-3 for a bag whose table is
+            frozen; a table that is trained learns it.
 
     Returns:
         [`WordVectors`]

@@ -31,7 +31,7 @@ def test_vectors_are_the_centred_states_in_other_axes_with_a_known_size(teacher,
     expected = torch.stack([hidden_states_of(teacher, tokenizer, word)[-1] for word in WORDS]).double().numpy()
     expected -= expected.mean(axis=0)
     expected *= 0.3 / np.sqrt((expected**2).mean())
-    vectors, known = teacher_vectors(teacher, tokenizer, KNOWN, 32)
+    vectors, known = teacher_vectors(teacher, tokenizer, KNOWN, 32, layers=(-1,))
     assert known.all() and vectors.dtype == np.float32
     np.testing.assert_allclose(gram(vectors), gram(expected), atol=2e-5)
     assert np.sqrt((vectors**2).mean()) == pytest.approx(0.3, abs=1e-6)
@@ -114,7 +114,7 @@ def test_frequent_words_weigh_less():
 
 def test_more_columns_than_there_are_components_are_refused(teacher, tokenizer):
     with pytest.raises(ValueError, match=r"size=33, but 42 words with states of 32 numbers \(1 layer.*Give size=32"):
-        teacher_vectors(teacher, tokenizer, KNOWN, 33)
+        teacher_vectors(teacher, tokenizer, KNOWN, 33, layers=(-1,))
     with pytest.raises(ValueError, match="size=6, but 5 words.*Give size=5 or less"):
         teacher_vectors(teacher, tokenizer, KNOWN[:5], 6)
 
@@ -160,7 +160,7 @@ def test_the_mean_is_that_of_pool_states(teacher, tokenizer):
         last = teacher.bert(**inputs).last_hidden_state
     mask = torch.tensor([[0, 1, 1, 1, 0]])
     words = [*KNOWN, Surface("good film the", True)]
-    vectors, _ = teacher_vectors(teacher, tokenizer, words, 32)
+    vectors, _ = teacher_vectors(teacher, tokenizer, words, 32, layers=(-1,))
     singles = torch.stack([hidden_states_of(teacher, tokenizer, word)[-1] for word in WORDS])
     expected = torch.cat([singles, pool_states(last, mask)]).double().numpy()
     expected -= expected.mean(axis=0)

@@ -178,8 +178,8 @@ def test_what_is_no_source_is_refused(source):
         ({"size": 0}, "size=0 must be at least 1"),
         ({"size": 3}, "has vectors of 2 numbers, but size=3"),
         ({"extra_words": -1}, "extra_words=-1 must be at least 0"),
-        ({"layers": (0,)}, r"layers=\(0,\) and sif=0.001 with a file"),
-        ({"sif": None}, "sif=None with a file"),
+        ({"layers": (0,)}, r"layers=\(0,\) and sif=None with a file"),
+        ({"sif": 1e-3}, "sif=0.001 with a file"),
         *(({"tokenizer": "any", **more}, "tokenizer= is given, and so is extra_words, vocab_size") for more in
           ({"extra_words": 1}, {"vocab_size": 9}, {"lower": False}, {"pairs": True}, {"model_max_length": 9})),
     ],
@@ -197,7 +197,7 @@ def test_a_weight_that_is_no_weight_is_refused(sif, teacher, tokenizer):
 
 def test_the_default_width_of_a_teachers_vectors_is_300_or_the_largest_below(teacher, tokenizer):
     assert word_vectors(TEXTS, (teacher, tokenizer)).matrix.shape[1] == 8  # there are no more words
-    with pytest.raises(ValueError, match="size=300, but 8 words with states of 32 numbers.*Give size=8"):
+    with pytest.raises(ValueError, match="size=300, but 8 words with states of 64 numbers.*Give size=8"):
         word_vectors(TEXTS, (teacher, tokenizer), size=300)
 
 
