@@ -3,10 +3,10 @@
     python benchmarks/student_study.py [--students bilstm] [--steps 1500] [--seeds 1 2 3] [--output study.json]
 
 Each network starts from word vectors distilled from the teacher, and is trained three ways for the same number of
-steps: on the teacher's logits of augmented sentences, on its logits of the original sentences, and, as control, on the
-gold labels of those. A seed decides initial weights, order and dropout; validation chooses nothing, and is scored once
-at the end of each run. Each run is added to the output as it ends; a second start goes on with the runs that are
-missing.
+steps: on the teacher's logits of augmented sentences, on its logits of the original sentences, and on the gold labels
+of those. That last one still has the teacher's vectors, so a fourth, with random vectors, is the control that has
+nothing of the teacher. A seed decides initial weights, order and dropout; validation chooses nothing, and is scored
+once at the end of each run. Each run is added to the output as it ends; a second start goes on with the missing ones.
 """
 
 import argparse
@@ -46,7 +46,8 @@ STUDENTS = {
     "bilstm": ("bilstm", {}, 1e-3),
 }
 GOLD = {"logit_loss_weight": 0.0, "hard_label_weight": 1.0}
-WAYS = ("teacher, augmented", "teacher, originals", "gold labels (control)")
+WAYS = ("teacher, augmented", "teacher, originals", "gold labels, teacher's vectors", "gold labels, no teacher")
+CONTROLS = WAYS[2:]
 
 
 def main():
@@ -82,11 +83,12 @@ class Study:
             "parquet", data_files={name: f"{options.data}/{name}.parquet" for name in ("train", "validation")}
         )
         self.validation = rows["validation"]
-        self.originals, self.augmented = self.labelled(rows["train"])
+        labeler = TeacherLabeler(self.teacher, self.tokenizer)
+        self.originals, self.augmented = self.labelled(rows["train"], labeler)
         self.vectors = {}
         self.output = Path(options.output)
         self.results = {
-            "teacher": options.teacher,
+            "settings": {"teacher": labeler.fingerprint, "students": STUDENTS, "batch_size": options.batch_size},
             "rows": {
                 "originals": len(self.originals),
                 "augmented": len(self.augmented),
@@ -98,17 +100,20 @@ class Study:
         }
         if self.output.exists():
             earlier = json.loads(self.output.read_text())
-            if earlier["rows"] != self.results["rows"]:
-                raise SystemExit(
-                    f"{self.output} holds a study of other rows, {earlier['rows']}: give another --output."
-                )
+            for name in ("settings", "rows"):
+                # By way of JSON, in which tuples are lists.
+                if earlier[name] != json.loads(json.dumps(self.results[name])):
+                    raise SystemExit(
+                        f"{self.output} holds a study of other {name}, {earlier[name]}: name another file."
+                    )
             self.results["runs"] = earlier["runs"]
-        scored = TeacherLabeler(self.teacher, self.tokenizer).map(self.validation)
+        scored = labeler.map(self.validation)
         self.results["teacher_logits"] = np.asarray(scored["teacher_logits"]).round(4).tolist()
 
-    def labelled(self, train):
+    def labelled(self, train, labeler):
         """Return the original sentences and the augmented ones, with the teacher's logits; made once."""
-        folders = [Path(self.options.work) / f"{name}_{self.options.copies}" for name in ("originals", "augmented")]
+        work = Path(self.options.work) / f"{self.options.copies}_copies_{labeler.fingerprint}"
+        folders = [work / name for name in ("originals", "augmented")]
         if not all(folder.exists() for folder in folders):
             train, _ = drop_duplicates_and_leaks(train, self.validation["sentence"])
             augmenter = RuleAugmenter.from_corpus(
@@ -117,7 +122,6 @@ class Study:
             augmented = train.map(augmenter, batched=True, with_indices=True, remove_columns=train.column_names)
             augmented, counts = drop_duplicates_and_leaks(augmented, self.validation["sentence"])
             print(f"transfer set: {counts}", flush=True)
-            labeler = TeacherLabeler(self.teacher, self.tokenizer)
             for folder, dataset in zip(folders, (train, augmented), strict=True):
                 start = time.perf_counter()
                 labeler.map(dataset).save_to_disk(folder)
@@ -135,8 +139,8 @@ class Study:
             )
         return self.vectors[size]
 
-    def make_student(self, name, seed):
-        """Make a network with fresh weights, over word vectors of the teacher."""
+    def make_student(self, name, way, seed):
+        """Make a network with fresh weights, over word vectors of the teacher or random ones."""
         model_type, settings, _ = STUDENTS[name]
         vectors = self.vectors_of(AutoConfig.for_model(model_type, **settings).embedding_size)
         config = AutoConfig.for_model(
@@ -148,7 +152,8 @@ class Study:
         )
         set_seed(seed)
         student = AutoModelForSequenceClassification.from_config(config)
-        student.set_word_vectors(vectors.matrix)
+        if way != CONTROLS[1]:
+            student.set_word_vectors(vectors.matrix)
         return student, vectors.tokenizer
 
     def run(self, name, way, seed):
@@ -156,7 +161,7 @@ class Study:
         key = f"{name} | {way} | {self.options.steps} | {seed}"
         if key in self.results["runs"]:
             return
-        student, tokenizer = self.make_student(name, seed)
+        student, tokenizer = self.make_student(name, way, seed)
         with tempfile.TemporaryDirectory() as folder:
             args = DistillationArguments(
                 folder,
@@ -164,14 +169,13 @@ class Study:
                 per_device_train_batch_size=self.options.batch_size,
                 per_device_eval_batch_size=256,
                 learning_rate=STUDENTS[name][2],
-                logit_loss="mse",
                 warmup_steps=100,
                 length_grouped_batches=True,
                 save_strategy="no",
                 logging_steps=max(1, self.options.steps // 8),
                 seed=seed,
                 disable_tqdm=True,
-                **(GOLD if way == WAYS[2] else {}),
+                **(GOLD if way in CONTROLS else {"logit_loss": "mse"}),
             )
             trainer = DistillationTrainer(
                 student,
@@ -199,7 +203,7 @@ class Study:
 
 
 def print_tables(results):
-    """Print accuracy, share of the teacher's, and the difference to the control, for each length of training."""
+    """Print accuracy, share of the teacher's, and the differences to the controls, for each length of training."""
     labels = np.asarray(results["labels"])
     teacher = 100 * (np.asarray(results["teacher_logits"]).argmax(axis=1) == labels).mean()
     runs = {tuple(key.split(" | ")): run for key, run in results["runs"].items()}
@@ -210,22 +214,22 @@ def print_tables(results):
             f"teacher {teacher:.1f}; {results['rows']['augmented']:,} augmented and "
             f"{results['rows']['originals']:,} original sentences"
         )
-        print(f"{'student':<15}{'trained on':<24}{'mean':>6}{'sd':>5}{'share':>7}  each seed / against the control")
+        print(f"{'student':<15}{'trained on':<32}{'mean':>6}{'sd':>5}{'share':>7}  each seed")
         for name, way in itertools.product(STUDENTS, WAYS):
             scored = {seed: runs[name, way, steps, seed] for seed in seeds if (name, way, steps, seed) in runs}
             if not scored:
                 continue
             scores = np.array([100 * run["accuracy"] for run in scored.values()])
             spread = f"{scores.std(ddof=1):.1f}" if len(scores) > 1 else "-"
-            line = f"{name:<15}{way:<24}{scores.mean():>6.1f}{spread:>5}{scores.mean() / teacher:>7.3f}  "
-            line += " ".join(f"{score:.1f}" for score in scores)
-            controls = {seed: runs.get((name, WAYS[2], steps, seed)) for seed in scored}
-            if way != WAYS[2] and all(controls.values()):
-                line += f"  {against_control(scored, controls, labels)}"
-            print(line)
+            line = f"{name:<15}{way:<32}{scores.mean():>6.1f}{spread:>5}{scores.mean() / teacher:>7.3f}  "
+            print(line + " ".join(f"{score:.1f}" for score in scores))
+            for control in CONTROLS if way == WAYS[0] else ():
+                controls = {seed: runs.get((name, control, steps, seed)) for seed in scored}
+                if all(controls.values()):
+                    print(f"{'':<15}  against {control}: {against(scored, controls, labels)}")
 
 
-def against_control(scored, controls, labels):
+def against(scored, controls, labels):
     """Say how runs differ from their controls: over seeds (paired t), and row by row within a seed (McNemar)."""
     differences = np.array([100 * (scored[seed]["accuracy"] - controls[seed]["accuracy"]) for seed in scored])
     p_values = [

@@ -5,33 +5,37 @@ import os
 
 import yaml
 from datasets import concatenate_datasets
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassification, set_seed
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, set_seed
 
 from distil_trainer.loading import load_classifier
 from distil_trainer.small_tokenizers import sentencepiece_tokenizer, train_tokenizer, word_level_tokenizer
-from distil_trainer.stages import short_name
+from distil_trainer.stages import needs_remote_code, short_name
 from distil_trainer.students import StudentClassifier, StudentConfig
-from distil_trainer.vectors import word_vectors
+from distil_trainer.vectors import check_source, word_vectors
 
 _TRAINED_TOKENIZERS = ("wordpiece", "bpe", "unigram")
 _TRAINED_VOCAB_SIZE = 8000
-# These follow from the tokenizer, the labels and the columns.
+# These follow from the tokenizer and the columns, or would make another kind of model.
 _NOT_SETTINGS = {
-    "vocab_size", "pad_token_id", "type_vocab_size", "num_labels", "id2label", "label2id", "problem_type",
+    "vocab_size", "pad_token_id", "bos_token_id", "eos_token_id", "type_vocab_size", "is_decoder",
+    "add_cross_attention", "tie_word_embeddings",
 }  # fmt: skip
 
 
-def check_fresh_student(models, training, label_names):
+def check_fresh_student(models, training, teacher, teacher_tokenizer, label_names):
     """Refuse arguments that no network can be made of, before any long work.
 
     Args:
         models ([`ModelArguments`]): the arguments.
         training ([`DistillationArguments`]): says whether texts come in pairs.
+        teacher (`PreTrainedModel`): may give the word vectors; whether it is trained already does not matter.
+        teacher_tokenizer (`PreTrainedTokenizerFast`): its tokenizer.
         label_names (`list[str]`): names of the labels, in logit order.
 
     Raises:
         FileNotFoundError: if the file of word vectors or of the tokenizer is not there.
-        ValueError: if the type, a setting, the tokenizer or its size is not legal, or the network takes no vectors.
+        ValueError: if the type, a setting, the tokenizer or its size is not legal, the network takes no vectors, or
+            there are none of its width.
     """
     config = _config(models, label_names, pairs=training.text_pair_column is not None)
     name, vectors = models.student_tokenizer, models.word_vectors
@@ -42,6 +46,7 @@ def check_fresh_student(models, training, label_names):
             f"student_tokenizer={name!r}: choose word, {', '.join(_TRAINED_TOKENIZERS)}, or a SentencePiece file that "
             "ends in .model."
         )
+    _tokenizer(["a"], models, training)  # refuses a size or a file that it would refuse with all texts
     if vectors not in ("teacher", "random"):
         _check_file("word_vectors", vectors)
     student = AutoModelForSequenceClassification.from_config(config)
@@ -50,6 +55,13 @@ def check_fresh_student(models, training, label_names):
             f"word_vectors={vectors!r} with student_type={models.student_type!r}: only the networks of this package "
             "start from word vectors; those of transformers scale and add to their embeddings. Give "
             "--word_vectors random."
+        )
+    if vectors != "random":
+        check_source(_source(models, teacher, teacher_tokenizer), config.embedding_size)
+    elif isinstance(student, StudentClassifier) and config.freeze_embeddings:
+        raise ValueError(
+            "word_vectors='random' with freeze_embeddings: true in student_config: frozen random vectors say nothing "
+            "but which word is which. Leave out freeze_embeddings, or give --word_vectors teacher or a file."
         )
 
 
@@ -102,37 +114,52 @@ def read_settings(student_config):
 def _build(models, training, train, teacher, teacher_tokenizer, label_names):
     pairs = training.text_pair_column is not None
     texts = _texts(train, training.text_column, training.text_pair_column)
-    settings = {"pairs": pairs, "model_max_length": training.max_length}
-    name, lower = models.student_tokenizer, models.student_lower
-    if name == "word":
-        settings |= {"vocab_size": models.student_vocab_size, "lower": lower}
-        tokenizer = word_level_tokenizer(texts, **settings) if models.word_vectors == "random" else None
-    elif name in _TRAINED_TOKENIZERS:
-        size = models.student_vocab_size or _TRAINED_VOCAB_SIZE
-        tokenizer = train_tokenizer(texts, name, vocab_size=size, lower=lower, **settings)
-    else:
-        tokenizer = sentencepiece_tokenizer(name, **settings)
-
     vectors = None
-    if models.word_vectors != "random":
-        vectors = word_vectors(
-            texts,
-            (teacher, teacher_tokenizer) if models.word_vectors == "teacher" else models.word_vectors,
-            size=_config(models, label_names, pairs=pairs).embedding_size,
-            **({"tokenizer": tokenizer} if tokenizer else {"extra_words": models.extra_words, **settings}),
-        )
+    if models.word_vectors == "random":
+        tokenizer = _tokenizer(texts, models, training)
+    else:
+        if models.student_tokenizer == "word":
+            given = {"extra_words": models.extra_words, **_word_settings(models, training)}
+        else:
+            given = {"tokenizer": _tokenizer(texts, models, training)}
+        source = _source(models, teacher, teacher_tokenizer)
+        vectors = word_vectors(texts, source, size=_config(models, label_names, pairs=pairs).embedding_size, **given)
         tokenizer = vectors.tokenizer
     set_seed(training.seed)
     config = _config(models, label_names, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, pairs=pairs)
     student = AutoModelForSequenceClassification.from_config(config)
     if vectors is not None:
         student.set_word_vectors(vectors.matrix)
-    base = f"a {models.student_type} with fresh weights, {len(tokenizer):,} tokens ({_short(name)})"
-    source = (
+    base = f"fresh weights ({models.student_type}), {len(tokenizer):,} tokens ({_short(models.student_tokenizer)})"
+    origin = (
         "distilled from the teacher" if models.word_vectors == "teacher" else f"from {_short(models.word_vectors)}"
     )
-    facts = {"base": base if vectors is None else f"{base} and word vectors {source}"}
-    return student, tokenizer, facts | {"needs_remote_code": isinstance(student, StudentClassifier)}
+    facts = {"base": base if vectors is None else f"{base} and word vectors {origin}"}
+    return student, tokenizer, facts | {"needs_remote_code": needs_remote_code(student)}
+
+
+def _tokenizer(texts, models, training):
+    settings = _word_settings(models, training)
+    if models.student_tokenizer == "word":
+        return word_level_tokenizer(texts, **settings)
+    vocab_size, lower = settings.pop("vocab_size"), settings.pop("lower")
+    if models.student_tokenizer in _TRAINED_TOKENIZERS:
+        size = _TRAINED_VOCAB_SIZE if vocab_size is None else vocab_size
+        return train_tokenizer(texts, models.student_tokenizer, vocab_size=size, lower=lower, **settings)
+    return sentencepiece_tokenizer(models.student_tokenizer, **settings)
+
+
+def _word_settings(models, training):
+    return {
+        "vocab_size": models.student_vocab_size,
+        "lower": models.student_lower,
+        "pairs": training.text_pair_column is not None,
+        "model_max_length": training.max_length,
+    }
+
+
+def _source(models, teacher, teacher_tokenizer):
+    return (teacher, teacher_tokenizer) if models.word_vectors == "teacher" else models.word_vectors
 
 
 def _config(models, label_names, *, vocab_size=8, pad_token_id=0, pairs=False):
@@ -149,15 +176,17 @@ def _config(models, label_names, *, vocab_size=8, pad_token_id=0, pairs=False):
             "with --student_model_name_or_path or --student_layers."
         )
     settings = read_settings(models.student_config)
-    legal = set(AutoConfig.for_model(name).to_dict()) - _NOT_SETTINGS
+    # What every configuration has says nothing of this network's shape.
+    legal = set(AutoConfig.for_model(name).to_dict()) - set(PretrainedConfig().to_dict()) - _NOT_SETTINGS
     if wrong := sorted(set(settings) - legal):
         raise ValueError(
             f"student_config has {wrong}, which are no settings of {name} that can be given here: they would be "
-            f"ignored in silence, or contradict the tokenizer or the labels. What can be given: {sorted(legal)}."
+            "ignored in silence, make another model, or contradict the tokenizer or the labels. What can be given: "
+            f"{sorted(legal)}."
         )
     if issubclass(CONFIG_MAPPING[name], StudentConfig):
         settings = {**settings, "type_vocab_size": 2 if pairs else 1}
-    return AutoConfig.for_model(
+    config = AutoConfig.for_model(
         name,
         **settings,
         vocab_size=vocab_size,
@@ -165,6 +194,12 @@ def _config(models, label_names, *, vocab_size=8, pad_token_id=0, pairs=False):
         id2label=dict(enumerate(label_names)),
         label2id={label: index for index, label in enumerate(label_names)},
     )
+    if config.is_encoder_decoder:
+        raise ValueError(
+            f"student_type={name!r} is an encoder and a decoder, whose classifiers read an end token that the "
+            "tokenizers made here do not write. Give a network of this package, or an encoder such as bert."
+        )
+    return config
 
 
 def _texts(train, text_column, text_pair_column):

@@ -8,6 +8,8 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, validate_repo_id
 
+from distil_trainer.export.staging import code_files
+
 # What of a folder's top level belongs to the model, and the one subfolder that is pushed whole. A list of what to
 # push, not of what to leave out: a run folder may hold checkpoints, logs, caches, other models and the user's data.
 PUSHED_FILES = (
@@ -25,7 +27,6 @@ PUSHED_FILES = (
     "vocab.json",
     "merges.txt",
     "*.model",
-    "*.py",
     "*.png",
     "*.svg",
 )
@@ -82,8 +83,9 @@ def check_can_push(repo_id, *, repo_type="model", private=False, token=None):
 def push_model_folder(folder, repo_id, *, private=False, token=None, commit_message="Upload distilled model"):
     """Push a finished model folder as one commit: the model, its tokenizer, `onnx/`, card, report and plots.
 
-    Pushed are the files of the top level that match `PUSHED_FILES` and everything below `onnx/`. All else stays:
-    checkpoints, optimizer and trainer states, logs, caches, data, hidden files, temporary files (`.tmp` in the name).
+    Pushed are the files of the top level that match `PUSHED_FILES`, the Python files that the configurations refer to
+    (a student's own code) and everything below `onnx/`. All else stays: checkpoints, optimizer and trainer states,
+    logs, caches, data, scripts, hidden files, temporary files (`.tmp` in the name).
 
     Args:
         folder (`str` or `Path`): holds `config.json` and `README.md`, the card.
@@ -128,7 +130,8 @@ def push_model_folder(folder, repo_id, *, private=False, token=None, commit_mess
 
 def _paths_to_push(folder):
     """List the files to push, relative to the folder."""
-    top = [path for path in folder.iterdir() if any(fnmatch.fnmatch(path.name, pattern) for pattern in PUSHED_FILES)]
+    patterns = [*PUSHED_FILES, *code_files(folder)]
+    top = [path for path in folder.iterdir() if any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)]
     relative = [path.relative_to(folder) for path in [*top, *(folder / PUSHED_FOLDER).rglob("*")] if path.is_file()]
     return sorted(path.as_posix() for path in relative if not any(map(_is_scratch, path.parts)))
 

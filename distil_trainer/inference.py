@@ -13,7 +13,6 @@ import torch
 from tqdm.auto import tqdm
 
 from distil_trainer.states import head_token
-from distil_trainer.students import StudentConfig
 from distil_trainer.text import write_mask_token
 
 # Rows tokenized and sorted at a time. Token lists take about 100 bytes a token, so all rows at once would not fit.
@@ -31,6 +30,8 @@ def torch_runner(model, dtype=None):
         `Callable[[dict[str, np.ndarray]], np.ndarray]`
     """
     names = forward_names(model)
+    if _reads_single_texts(model.config):
+        names.add("token_type_ids")  # by which the network knows a pair, and refuses it
     model.eval()
 
     def forward(inputs):
@@ -72,11 +73,19 @@ def check_padding(config, tokenizer):
         tokenizer (`PreTrainedTokenizerBase`): its tokenizer, which pads.
 
     Raises:
-        ValueError: if a decoder (GPT-2) knows another padding token than its tokenizer, an encoder-decoder (BART, T5)
-            is padded with the end token that its head looks for, or XLNet's head reads more than the last position.
+        ValueError: if a decoder (GPT-2) or a network over word vectors knows another padding token than its tokenizer,
+            an encoder-decoder (BART, T5) is padded with the end token that its head looks for, or XLNet's head reads
+            more than the last position.
     """
     if tokenizer.pad_token_id is None:
         return  # refused where rows are padded
+    if _is_network(config) and config.pad_token_id != tokenizer.pad_token_id:
+        raise ValueError(
+            f"The {config.model_type}'s configuration has pad_token_id={config.pad_token_id}, its tokenizer has "
+            f"{tokenizer.pad_token_id} ({tokenizer.pad_token!r}). The word vector of {config.pad_token_id} "
+            f"({tokenizer.convert_ids_to_tokens(config.pad_token_id)!r}) stays zero and learns nothing: that token "
+            "would be lost in silence. Make the network with pad_token_id=tokenizer.pad_token_id."
+        )
     if config.is_encoder_decoder:
         if tokenizer.pad_token_id == config.eos_token_id:
             raise ValueError(
@@ -91,7 +100,12 @@ def check_padding(config, tokenizer):
                 "XLNet's head counts padding in any other. Its logits would change with the other rows of a batch: "
                 "choose a model with summary_type='last'."
             )
-    elif head_token(config) == "last" and config.pad_token_id != tokenizer.pad_token_id:
+    # The convolutions of a Transformer-CNN read all tokens, whatever its encoder is.
+    elif (
+        config.model_type != "transformer_cnn"
+        and head_token(config) == "last"
+        and config.pad_token_id != tokenizer.pad_token_id
+    ):
         raise ValueError(
             f"The model's configuration has pad_token_id={config.pad_token_id}, its tokenizer has "
             f"{tokenizer.pad_token_id} ({tokenizer.pad_token!r}). {config.model_type} reads its last token "
@@ -112,9 +126,9 @@ def check_pairs(config, tokenizer, text_pair_column):
     Raises:
         ValueError: if they do not fit.
     """
-    if not isinstance(config, StudentConfig):
+    if not _is_network(config):
         return
-    if text_pair_column is not None and config.type_vocab_size == 1:
+    if text_pair_column is not None and _reads_single_texts(config):
         raise ValueError(
             f"text_pair_column={text_pair_column!r} with a {config.model_type} of type_vocab_size=1: it reads single "
             "texts, and would read both texts of a pair as one, in silence. Make it with type_vocab_size=2."
@@ -128,6 +142,42 @@ def check_pairs(config, tokenizer, text_pair_column):
         raise ValueError(
             f"The tokenizer of a {config.model_type} that reads pairs makes {tokenizer.model_input_names}, and no "
             "token_type_ids, which tell the texts apart. Make it with pairs=True."
+        )
+
+
+def check_network_inputs(config, inputs):
+    """Refuse a batch of pairs for a network of this package that reads single texts, and the other way round.
+
+    The network itself refuses them, but its graph cannot look at its inputs.
+
+    Args:
+        config (`PretrainedConfig`): the model's configuration; others than those networks are not checked.
+        inputs (`dict[str, np.ndarray]`): what a runner is given.
+
+    Raises:
+        ValueError: if they do not fit, or a token's number is beyond the table.
+    """
+    if not _is_network(config):
+        return
+    input_ids = inputs["input_ids"]
+    mask = inputs.get("attention_mask", np.ones_like(input_ids)) != 0
+    has_seconds = bool((mask & (inputs.get("token_type_ids", np.zeros_like(input_ids)) == 1)).any())
+    if has_seconds and _reads_single_texts(config):
+        raise ValueError(
+            f"token_type_ids holds a 1, a token of a second text, but this {config.model_type} reads single texts "
+            "(type_vocab_size=1) and would read the pair as one text, in silence. Make it with type_vocab_size=2."
+        )
+    if not has_seconds and not _reads_single_texts(config) and mask.any():
+        raise ValueError(
+            f"This {config.model_type} compares the two texts of a pair (type_vocab_size=2), and no token of the "
+            "batch is of a second text: each text would be compared with an empty one, in silence. Give pairs, and a "
+            "tokenizer that makes token_type_ids."
+        )
+    if input_ids.max(initial=0) >= config.vocab_size:
+        raise ValueError(
+            f"A token has the number {input_ids.max()}, and the {config.model_type} has a table of "
+            f"{config.vocab_size}. Either this is the tokenizer of another model, or one that was made for single "
+            "texts was given a pair: make it with pairs=True."
         )
 
 
@@ -275,6 +325,15 @@ def _padded(encoded, rows, lengths, tokenizer, pad_left):
         batch[name] = np.full((len(rows), width), padding.get(name, 0), dtype=np.int64)
         batch[name][filled] = np.fromiter(chain.from_iterable(values[row] for row in rows), dtype=np.int64)
     return batch
+
+
+def _is_network(config):
+    # By what it says, not by its class: one that was loaded with its own code has another.
+    return getattr(config, "reads_pairs", None) is not None
+
+
+def _reads_single_texts(config):
+    return _is_network(config) and config.type_vocab_size == 1
 
 
 def _rows_by_end_tokens(config, input_ids):

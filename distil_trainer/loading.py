@@ -1,5 +1,6 @@
 """A classifier and its tokenizer from the Hub or from a folder: in float32, whole, or not at all."""
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -30,7 +31,8 @@ def load_classifier(name_or_path, *, revision=None, label_names=None, to_be_trai
             takes them in the order given.
         to_be_trained (`bool`, *optional*, defaults to `False`): the caller will train the model, so a classification
             head that is missing from the checkpoint, or has another number of labels, may start from random weights.
-        trust_remote_code (`bool`, *optional*, defaults to `False`): run the Python files of the repository.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): run the Python files of the repository. Of the
+            students of this package those of the package run.
 
     Returns:
         `tuple[PreTrainedModel, PreTrainedTokenizerFast]`
@@ -42,9 +44,12 @@ def load_classifier(name_or_path, *, revision=None, label_names=None, to_be_trai
             does not have `label_names`.
     """
     name = os.fspath(name_or_path)
-    _check_code_is_trusted(name, _config_dict(name, revision), trust_remote_code)
+    config = _config_dict(name, revision)
+    _check_code_is_trusted(name, config, trust_remote_code)
     tokenizer = _load_tokenizer(name, revision, trust_remote_code)
-    model = _load_model(name, revision, label_names, to_be_trained, trust_remote_code)
+    # The folder of a student of this package holds a copy of its code, which may be an older one.
+    runs_its_code = trust_remote_code and not _is_our_student(config)
+    model = _load_model(name, revision, label_names, to_be_trained, runs_its_code)
     model.config._commit_hash = _commit_hash(name, revision)
     rows, tokens = model.get_input_embeddings().num_embeddings, len(tokenizer)
     if tokens > rows:
@@ -56,6 +61,23 @@ def load_classifier(name_or_path, *, revision=None, label_names=None, to_be_trai
     _ensure_padding(model, tokenizer, name)
     check_padding(model.config, tokenizer)
     return model, tokenizer
+
+
+def name_tokenizer_class(folder):
+    """Name the class of a saved tokenizer as both majors of transformers know it.
+
+    transformers 5 saves a tokenizer that is of no model's own class as TokenizersBackend, which transformers 4 cannot
+    load. This can go when 4 is no longer supported.
+
+    Args:
+        folder (`str` or `os.PathLike`): what `tokenizer.save_pretrained` wrote, or a folder without a tokenizer; its
+            `tokenizer_config.json` may be written anew.
+    """
+    path = Path(folder) / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _config_dict(name, revision):
@@ -99,6 +121,11 @@ def _check_code_is_trusted(name, config, trust_remote_code):
             "that repository. They would run on this machine with your rights: read them, then pass "
             "trust_remote_code=True."
         )
+
+
+def _is_our_student(config):
+    model_type = config.get("model_type")
+    return model_type in CONFIG_MAPPING and CONFIG_MAPPING[model_type].__module__.startswith("distil_trainer.")
 
 
 def _load_tokenizer(name, revision, trust_remote_code):

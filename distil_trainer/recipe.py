@@ -1,6 +1,7 @@
 """The whole road of a recipe: augment, label, distil, train the control, export, measure, report."""
 
 import copy
+import os
 
 import numpy as np
 from accelerate import PartialState
@@ -33,21 +34,22 @@ from distil_trainer.teacher_key import weights_hash
 def run_recipe(defaults, argv=None, *, recipe):
     """Run a recipe that is told by its arguments: load, fine-tune the teacher if asked, make the student, distil.
 
+    The closing table goes to standard output, once however many processes there are.
+
     Args:
         defaults (`dict[str, Any]`): the recipe's defaults, by argument.
         argv (`list[str]`, *optional*): the command line; `None` for this process's.
-        recipe (`str`): the recipe's file name.
+        recipe (`str`): the recipe's file.
 
     Returns:
-        `tuple[dict, str]`: the report, and its closing table as text.
+        `dict`: the report.
     """
     arguments = parse_arguments(RECIPE_ARGUMENTS, argv, defaults)
     training, data, models, _, _ = arguments
     teacher, teacher_tokenizer, splits = load_teacher_and_splits(models, data, training)
     label_names = dataset_label_names(splits["train"], training.label_column)
-    is_fresh = models.student_type is not None and not models.student_layers
-    if is_fresh:  # so that an error comes now, not later
-        check_fresh_student(models, training, label_names)
+    if models.has_fresh_student:  # so that an error comes now, not later
+        check_fresh_student(models, training, teacher, teacher_tokenizer, label_names)
     else:
         make_student(models, teacher, teacher_tokenizer, label_names, seed=0)
 
@@ -65,21 +67,23 @@ def run_recipe(defaults, argv=None, *, recipe):
         teacher, _ = train_once(
             run, "teacher", teacher, teacher_tokenizer, train, splits["validation"], teacher_arguments
         )
-    if is_fresh:
+    if models.has_fresh_student:
         made = make_fresh_student(run, models, training, train, teacher, teacher_tokenizer, label_names)
     else:
         made = make_student(models, teacher, teacher_tokenizer, label_names, seed=training.seed)
     student, tokenizer, student_facts = made
-    return distil(
+    report, table = distil(
         run,
         arguments,
-        recipe=recipe,
+        recipe=os.path.basename(recipe),
         argv=argv,
         splits=splits,
         teacher=(teacher, teacher_tokenizer),
         student=(student, tokenizer),
         student_facts=student_facts,
     )
+    PartialState().print(table)
+    return report
 
 
 def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_facts, teacher_name=None, analyzer=None):

@@ -3,12 +3,16 @@
 import dataclasses
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import xxhash
 
 from distil_trainer.arguments import DistillationArguments
 from distil_trainer.data import DataArguments
+
+# What says how a student with fresh weights is made.
+_OF_FRESH_STUDENTS = (
+    "student_config", "student_tokenizer", "student_vocab_size", "student_lower", "word_vectors", "extra_words",
+)  # fmt: skip
 
 
 @dataclass
@@ -34,7 +38,13 @@ class ModelArguments:
             "over all of its last hidden states."
         },
     )
-    student_model_name_or_path: str | None = field(default=None, metadata={"help": "Student: Hub id or local folder."})
+    student_model_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Student: Hub id or local folder. Not read where student_layers or student_type, which go before "
+            "it, is given or is a default of the recipe; null for that in a YAML file makes way for it."
+        },
+    )
     student_head: str = field(
         default="own",
         metadata={"help": "Head of a student that is a checkpoint or layers of the teacher: own or cnn."},
@@ -47,7 +57,8 @@ class ModelArguments:
         default=None,
         metadata={
             "help": "Make the student a network with fresh weights, in place of a checkpoint: bilstm, densenet_cnn, "
-            "densenet_dsa, embedding_bag, glove_cnn, or a type of transformers such as bert."
+            "densenet_dsa, embedding_bag, glove_cnn, or a type of transformers such as bert. Goes before "
+            "student_model_name_or_path; student_layers goes before it."
         },
     )
     student_config: None | str | dict = field(
@@ -63,7 +74,9 @@ class ModelArguments:
     student_vocab_size: int | None = field(
         default=None, metadata={"help": "Tokens of its tokenizer; by default all words, or 8,000 pieces."}
     )
-    student_lower: bool = field(default=True, metadata={"help": "Its tokenizer lower-cases texts."})
+    student_lower: bool = field(
+        default=True, metadata={"help": "Its tokenizer lower-cases texts; a SentencePiece file decides that itself."}
+    )
     word_vectors: str = field(
         default="teacher",
         metadata={
@@ -73,7 +86,10 @@ class ModelArguments:
     )
     extra_words: int = field(
         default=0,
-        metadata={"help": "Words that its vocabulary takes from the teacher or the file beyond the training texts'."},
+        metadata={
+            "help": "Words that its vocabulary (of student_tokenizer word) takes from the teacher or the file beyond "
+            "the training texts'."
+        },
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run Python files that come with a model."})
 
@@ -89,11 +105,15 @@ class ModelArguments:
                 "--train_teacher too; a teacher that was saved with such a head is loaded with it as it is."
             )
         _check_at_least(self, extra_words=0)
-        if self.student_type is None and self.student_config is not None:
-            raise ValueError(
-                f"student_config={self.student_config!r} without student_type: it describes a network with fresh "
-                "weights, and there is none. Give --student_type too."
-            )
+        if self.has_fresh_student:
+            _check_fresh_student_arguments(self)
+        else:
+            _refuse_fresh_student_arguments(self)
+
+    @property
+    def has_fresh_student(self):
+        """Whether the student is a network with fresh weights (`bool`)."""
+        return self.student_type is not None and not self.student_layers
 
 
 @dataclass
@@ -153,6 +173,9 @@ _NOT_SETTINGS = {
     "logging_first_step", "dataloader_num_workers", "dataloader_pin_memory", "ddp_timeout", "ddp_backend",
     "local_rank", "per_device_eval_batch_size",
 }  # fmt: skip
+# A name, or the path of a file.
+_MAY_BE_FILES = {"word_vectors", "student_tokenizer"}
+_BYTES_PER_READ = 1 << 24
 # These decide which checkpoint is best, where the best one is kept.
 _SETTINGS_OF_BEST_CHECKPOINT = {"save_steps", "save_total_limit", "logging_steps"}
 
@@ -177,9 +200,51 @@ def run_settings(arguments):
             if not each.init or each.name in not_settings or value == default or not _is_json(value):
                 continue
             settings[each.name] = value
-            if each.name.endswith("_file") and os.path.isfile(value):
-                settings[f"{each.name}_xxh64"] = xxhash.xxh64(Path(value).read_bytes()).hexdigest()
+            if (each.name.endswith("_file") or each.name in _MAY_BE_FILES) and os.path.isfile(value):
+                settings[f"{each.name}_xxh64"] = _file_hash(value)
     return settings
+
+
+def _check_fresh_student_arguments(models):
+    name = models.student_tokenizer
+    if models.student_head != "own":
+        raise ValueError(
+            f"student_head={models.student_head!r} with student_type={models.student_type!r}: that network has a head "
+            "of its own, and this one would be left out in silence. Leave it out, or give --student_layers; for a "
+            "checkpoint in a recipe that has a student_type, put `student_type: null` in a YAML file."
+        )
+    if name.endswith(".model") and (models.student_vocab_size is not None or not models.student_lower):
+        raise ValueError(
+            f"student_tokenizer={name!r} with student_vocab_size={models.student_vocab_size} and "
+            f"student_lower={models.student_lower}: a SentencePiece file has its size, and lower-cases or not, since "
+            "it was trained, so both would be ignored. Leave them out."
+        )
+    if models.extra_words and (name != "word" or models.word_vectors == "random"):
+        raise ValueError(
+            f"extra_words={models.extra_words} with student_tokenizer={name!r} and "
+            f"word_vectors={models.word_vectors!r}: only a vocabulary of whole words takes more of them, and only "
+            "with vectors from the teacher or a file, so none would be added. Leave it out."
+        )
+
+
+def _refuse_fresh_student_arguments(models):
+    defaults = {each.name: each.default for each in dataclasses.fields(models)}
+    names = [name for name in _OF_FRESH_STUDENTS if getattr(models, name) != defaults[name]]
+    if names:
+        given = ", ".join(f"{name}={getattr(models, name)!r}" for name in names)
+        why = f"with student_layers={models.student_layers}" if models.student_layers else "without student_type"
+        raise ValueError(
+            f"{given} {why}: this describes a network with fresh weights, and there is none, so it would be ignored. "
+            "Give --student_type, and no --student_layers; or leave it out."
+        )
+
+
+def _file_hash(path):
+    digest = xxhash.xxh64()
+    with open(path, "rb") as file:  # in parts: files of word vectors have gigabytes
+        while part := file.read(_BYTES_PER_READ):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def _check_at_least(arguments, **smallest):

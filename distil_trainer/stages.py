@@ -22,7 +22,7 @@ from distil_trainer.augmentation import RuleAugmenter, drop_duplicates_and_leaks
 from distil_trainer.data import load_splits
 from distil_trainer.labels import dataset_label_names, label_permutation, model_label_names
 from distil_trainer.latency import cpu_name
-from distil_trainer.loading import load_classifier
+from distil_trainer.loading import load_classifier, name_tokenizer_class
 from distil_trainer.run_folder import last_complete_checkpoint
 from distil_trainer.students import TransformerCnnForSequenceClassification, student_from_teacher
 from distil_trainer.trainer import DistillationTrainer
@@ -114,11 +114,10 @@ def make_student(models, teacher, teacher_tokenizer, label_names, *, seed):
         `tuple[PreTrainedModel, PreTrainedTokenizerFast, dict]`: the last is the report's part `student`.
     """
     set_seed(seed)  # a new head starts from the same random weights in every start of the run
-    facts = {"needs_remote_code": models.student_head == "cnn"}
     if models.student_layers:
         student = _with_head(student_from_teacher(teacher, layers=models.student_layers), models.student_head)
-        facts["base"] = f"layers {', '.join(map(str, models.student_layers))} of the teacher"
-        return student, teacher_tokenizer, facts
+        facts = {"base": f"layers {', '.join(map(str, models.student_layers))} of the teacher"}
+        return student, teacher_tokenizer, facts | {"needs_remote_code": needs_remote_code(student)}
     name = models.student_model_name_or_path
     if name is None:
         raise ValueError("There is no student: give --student_layers, --student_type or --student_model_name_or_path.")
@@ -126,7 +125,13 @@ def make_student(models, teacher, teacher_tokenizer, label_names, *, seed):
         name, label_names=label_names, to_be_trained=True, trust_remote_code=models.trust_remote_code
     )
     student = _with_head(student, models.student_head)
-    return student, tokenizer, facts | {"base": short_name(name), "hub_id": hub_id(name)}
+    facts = {"base": short_name(name), "hub_id": hub_id(name), "needs_remote_code": needs_remote_code(student)}
+    return student, tokenizer, facts
+
+
+def needs_remote_code(student):
+    """Return whether a model's class is not one of transformers', so that its code must travel with it."""
+    return type(student).__module__.partition(".")[0] != "transformers"
 
 
 def make_transfer_set(run, train, evaluation_splits, augmentation, training, *, analyzer=None):
@@ -243,6 +248,7 @@ def train_once(
         def save(path):
             model.save_pretrained(path)
             tokenizer.save_pretrained(path)
+            name_tokenizer_class(path)
             state.save_to_json(str(path / "trainer_state.json"))
 
         run.once(name, save)

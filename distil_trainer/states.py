@@ -73,7 +73,8 @@ def head_token(config):
     """Say which token of a text the classification head reads.
 
     Decoders (GPT-2, XLNet), and encoder-decoders (BART, T5), whose head reads the end token, see the whole text only
-    at its last token. Encoders have a token for it in front.
+    at its last token. Encoders have a token for it in front. The head of a Transformer-CNN reads all tokens; the one
+    that stands for the text in its encoder is said.
 
     Args:
         config (`PretrainedConfig`): the model's configuration.
@@ -81,6 +82,8 @@ def head_token(config):
     Returns:
         `str`: `"first"` or `"last"`, among the tokens that are not padding.
     """
+    if config.model_type == "transformer_cnn":
+        config = config.encoder_config
     return "last" if config.is_encoder_decoder or _is_decoder(config) else "first"
 
 

@@ -13,6 +13,7 @@ from distil_trainer.compatibility import check_not_sharded, match_labels, positi
 from distil_trainer.data_preparation import TEACHER_COLUMNS, DataPreparation, datasets_by_name
 from distil_trainer.inference import forward_names, padding_side
 from distil_trainer.interruption import SaveOnInterrupt
+from distil_trainer.loading import name_tokenizer_class
 from distil_trainer.loss_plan import check_optimizers, plan_losses
 from distil_trainer.objective import DistillationObjective, Signals, gold_label_loss
 from distil_trainer.preflight import check_models_and_data, reads_own_tokens
@@ -359,6 +360,10 @@ class DistillationTrainer(Trainer):
             rows_per_step=args.train_batch_size * args.world_size * args.gradient_accumulation_steps,
         )
         return self._train_sampler
+
+    def _save(self, output_dir=None, state_dict=None):
+        super()._save(output_dir, state_dict)
+        name_tokenizer_class(self.args.output_dir if output_dir is None else output_dir)
 
     def _save_optimizer_and_scheduler(self, output_dir):
         super()._save_optimizer_and_scheduler(output_dir)

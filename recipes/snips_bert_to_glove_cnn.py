@@ -9,7 +9,6 @@ The data have no home of record on the Hub, so they are given as files of texts 
 Word vectors are distilled from the teacher; `--word_vectors glove.6B.300d.txt` takes those of a file.
 """
 
-from accelerate import PartialState
 from network_defaults import NETWORK_DEFAULTS
 
 from distil_trainer import run_recipe
@@ -22,15 +21,12 @@ DEFAULTS = {
     "train_teacher": True,
     "text_column": "text",
     "student_type": "glove_cnn",
-    "learning_rate": 1e-3,
 }
 
 
 def main(argv=None):
     """Run the recipe; return its report."""
-    report, table = run_recipe(DEFAULTS, argv, recipe="snips_bert_to_glove_cnn.py")
-    PartialState().print(table)
-    return report
+    return run_recipe(DEFAULTS, argv, recipe=__file__)
 
 
 if __name__ == "__main__":

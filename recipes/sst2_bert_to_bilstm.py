@@ -6,7 +6,6 @@ The network is that of Tang et al., Distilling Task-Specific Knowledge from BERT
 1903.12136). Word vectors are distilled from the teacher; `--word_vectors glove.6B.300d.txt` takes those of a file.
 """
 
-from accelerate import PartialState
 from network_defaults import NETWORK_DEFAULTS
 
 from distil_trainer import run_recipe
@@ -19,15 +18,12 @@ DEFAULTS = {
     "dataset_name": "stanfordnlp/sst2",
     "teacher_model_name_or_path": "textattack/bert-base-uncased-SST-2",
     "student_type": "bilstm",
-    "learning_rate": 1e-3,
 }
 
 
 def main(argv=None):
     """Run the recipe; return its report."""
-    report, table = run_recipe(DEFAULTS, argv, recipe="sst2_bert_to_bilstm.py")
-    PartialState().print(table)
-    return report
+    return run_recipe(DEFAULTS, argv, recipe=__file__)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@
 Word vectors are distilled from the teacher; `--word_vectors glove.6B.300d.txt` takes those of a file.
 """
 
-from accelerate import PartialState
 from network_defaults import NETWORK_DEFAULTS
 
 from distil_trainer import run_recipe
@@ -18,15 +17,12 @@ DEFAULTS = {
     "dataset_name": "stanfordnlp/sst2",
     "teacher_model_name_or_path": "howey/electra-large-sst2",
     "student_type": "densenet_cnn",
-    "learning_rate": 1e-3,
 }
 
 
 def main(argv=None):
     """Run the recipe; return its report."""
-    report, table = run_recipe(DEFAULTS, argv, recipe="sst2_electra_to_densenet_cnn.py")
-    PartialState().print(table)
-    return report
+    return run_recipe(DEFAULTS, argv, recipe=__file__)
 
 
 if __name__ == "__main__":

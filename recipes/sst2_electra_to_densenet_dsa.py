@@ -6,7 +6,6 @@ The attention is that of Yoon et al., Dynamic Self-Attention (arXiv 1808.07383).
 teacher; `--word_vectors glove.6B.300d.txt` takes those of a file.
 """
 
-from accelerate import PartialState
 from network_defaults import NETWORK_DEFAULTS
 
 from distil_trainer import run_recipe
@@ -19,15 +18,12 @@ DEFAULTS = {
     "dataset_name": "stanfordnlp/sst2",
     "teacher_model_name_or_path": "howey/electra-large-sst2",
     "student_type": "densenet_dsa",
-    "learning_rate": 1e-3,
 }
 
 
 def main(argv=None):
     """Run the recipe; return its report."""
-    report, table = run_recipe(DEFAULTS, argv, recipe="sst2_electra_to_densenet_dsa.py")
-    PartialState().print(table)
-    return report
+    return run_recipe(DEFAULTS, argv, recipe=__file__)
 
 
 if __name__ == "__main__":

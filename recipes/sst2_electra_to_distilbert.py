@@ -6,8 +6,6 @@ The method is Tang et al., Distilling Task-Specific Knowledge from BERT into Sim
 rule-made copies of the training sentences, labelled by the teacher, and the mean squared error of the logits.
 """
 
-from accelerate import PartialState
-
 from distil_trainer import run_recipe
 
 # Each Hub id gives way to a local path or file. They are documented on their own pages under https://huggingface.co:
@@ -33,9 +31,7 @@ DEFAULTS = {
 
 def main(argv=None):
     """Run the recipe; return its report."""
-    report, table = run_recipe(DEFAULTS, argv, recipe="sst2_electra_to_distilbert.py")
-    PartialState().print(table)
-    return report
+    return run_recipe(DEFAULTS, argv, recipe=__file__)
 
 
 if __name__ == "__main__":

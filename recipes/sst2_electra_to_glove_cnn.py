@@ -7,7 +7,6 @@ kernel sizes. Word vectors are distilled from the teacher; `--word_vectors glove
 those of a file.
 """
 
-from accelerate import PartialState
 from network_defaults import NETWORK_DEFAULTS
 
 from distil_trainer import run_recipe
@@ -20,15 +19,12 @@ DEFAULTS = {
     "dataset_name": "stanfordnlp/sst2",
     "teacher_model_name_or_path": "howey/electra-large-sst2",
     "student_type": "glove_cnn",
-    "learning_rate": 1e-3,
 }
 
 
 def main(argv=None):
     """Run the recipe; return its report."""
-    report, table = run_recipe(DEFAULTS, argv, recipe="sst2_electra_to_glove_cnn.py")
-    PartialState().print(table)
-    return report
+    return run_recipe(DEFAULTS, argv, recipe=__file__)
 
 
 if __name__ == "__main__":

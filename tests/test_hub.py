@@ -36,6 +36,7 @@ SCRATCH = [
     "labels/shard-00000.parquet",
     "teacher/model.safetensors",
     "train.csv",
+    "train.py",
     "train.log",
     "training_args.bin",
     "trainer_state.json",
@@ -88,6 +89,10 @@ def hub_with_model(tmp_path_factory, _families, tokenizer):
     """A server to which one process has pushed a model folder, and that folder; for tests that only look."""
     workplace = tmp_path_factory.mktemp("hub")
     folder = _model_folder(workplace / "model", _families["bert"], tokenizer)
+    settings = json.loads((folder / "config.json").read_text()) | {"auto_map": {"AutoModel": "net.Net"}}
+    (folder / "config.json").write_text(json.dumps(settings))
+    (folder / "net.py").write_text("from .layers import size")
+    (folder / "layers.py").write_text("size = 8")
     for path in SCRATCH:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text("{}")
@@ -119,6 +124,7 @@ def test_every_file_of_the_model_arrives_byte_for_byte_and_no_other(hub_with_mod
     pushed.pop(".gitattributes")
     kept = [path for path in _files(folder) if path not in SCRATCH]
     assert pushed == {path: (folder / path).read_bytes() for path in kept}
+    assert {"net.py", "layers.py"} <= set(pushed)
     assert {"model.safetensors", "config.json", "tokenizer.json", "README.md", "report.json", "plot[1].png"} <= set(
         pushed
     )

@@ -6,9 +6,11 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from transformers import GPT2Config, PretrainedConfig
 
 from distil_trainer import inference
-from distil_trainer.inference import length_sorted_batches, predict_logits, torch_runner
+from distil_trainer.inference import check_padding, check_pairs, length_sorted_batches, predict_logits, torch_runner
+from distil_trainer.students import TransformerCnnConfig
 
 
 def one_by_one(model, tokenizer, texts):
@@ -79,6 +81,22 @@ def test_the_runner_puts_the_model_into_evaluation_mode_and_keeps_no_gradients(t
     assert not teacher.training
     assert isinstance(logits, np.ndarray)
     assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_a_network_that_was_loaded_with_its_own_code_is_known_by_what_it_says(tokenizer):
+    class BagConfig(PretrainedConfig):  # as transformers makes it of a folder's files
+        model_type, reads_pairs, type_vocab_size = "embedding_bag", True, 1
+
+    with pytest.raises(ValueError, match="embedding_bag of type_vocab_size=1: it reads single texts"):
+        check_pairs(BagConfig(pad_token_id=0), tokenizer, "second")
+    with pytest.raises(ValueError, match="The embedding_bag's configuration has pad_token_id=2, its tokenizer has 0"):
+        check_padding(BagConfig(pad_token_id=2), tokenizer)
+
+
+def test_a_transformer_cnn_reads_all_tokens_and_may_pad_with_any(tokenizer):
+    check_padding(TransformerCnnConfig(GPT2Config(pad_token_id=7)), tokenizer)
+    with pytest.raises(ValueError, match="gpt2 reads its last token"):
+        check_padding(GPT2Config(pad_token_id=7), tokenizer)
 
 
 def test_no_texts_are_refused(teacher, tokenizer):

@@ -9,8 +9,11 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import AutoModel, GPT2Config, GPT2ForSequenceClassification, PreTrainedTokenizerFast
 
+from distil_trainer.arguments import DistillationArguments
 from distil_trainer.inference import predict_logits, torch_runner
-from distil_trainer.loading import load_classifier
+from distil_trainer.loading import load_classifier, name_tokenizer_class
+from distil_trainer.students import EmbeddingBagConfig, EmbeddingBagForSequenceClassification
+from distil_trainer.trainer import DistillationTrainer
 
 
 @pytest.fixture
@@ -149,6 +152,48 @@ def test_a_slow_tokenizer_is_refused(folder, monkeypatch):
     monkeypatch.setattr(PreTrainedTokenizerFast, "is_fast", property(lambda self: False))
     with pytest.raises(ValueError, match="slow tokenizer only"):
         load_classifier(folder)
+
+
+def test_a_student_of_this_package_runs_the_code_of_the_package_even_where_its_folder_is_trusted(tokenizer, tmp_path):
+    student = EmbeddingBagForSequenceClassification(EmbeddingBagConfig(vocab_size=60, embedding_size=4))
+    student.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "embedding_bag.py").write_text("raise RuntimeError('run')")
+    model, _ = load_classifier(tmp_path, trust_remote_code=True)
+    assert type(model) is EmbeddingBagForSequenceClassification
+
+
+def test_a_tokenizer_is_named_as_both_majors_know_it_and_nothing_else_is_changed(tokenizer, tmp_path):
+    name_tokenizer_class(tmp_path)  # without a tokenizer there is nothing to do
+    tokenizer.save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    saved = json.loads(path.read_text())
+    path.write_text(json.dumps(saved | {"tokenizer_class": "TokenizersBackend"}))
+    name_tokenizer_class(tmp_path)
+    assert json.loads(path.read_text()) == saved | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    path.write_text(json.dumps(saved | {"tokenizer_class": "BertTokenizer"}))
+    name_tokenizer_class(tmp_path)
+    assert json.loads(path.read_text())["tokenizer_class"] == "BertTokenizer"
+
+
+def test_a_checkpoint_of_the_trainer_names_its_tokenizer_so_too(folder, reviews, tmp_path):
+    model, tokenizer = load_classifier(folder)
+    arguments = DistillationArguments(
+        str(tmp_path / "out"), logit_loss_weight=0, hard_label_weight=1, max_steps=1, use_cpu=True, report_to=[]
+    )
+    DistillationTrainer(model, arguments, train_dataset=reviews, processing_class=tokenizer).train()
+    settings = json.loads((tmp_path / "out" / "checkpoint-1" / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+def test_a_student_that_pads_with_another_token_than_its_tokenizer_is_refused(tokenizer, tmp_path):
+    config = EmbeddingBagConfig(vocab_size=60, embedding_size=4, pad_token_id=5)
+    EmbeddingBagForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"pad_token_id=5, its tokenizer has 0 .*'the'\) stays zero and learns nothing"
+    ):
+        load_classifier(tmp_path)
 
 
 def test_code_in_a_repository_is_not_run_without_trust(folder):

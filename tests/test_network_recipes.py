@@ -7,6 +7,11 @@ import torch
 from recipe_files import RECIPES, load_recipe
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from distil_trainer import ModelArguments
+from distil_trainer.small_tokenizers import word_level_tokenizer
+from distil_trainer.stages import make_student
+from distil_trainer.students import EmbeddingBagConfig, EmbeddingBagForSequenceClassification
+
 SMALL = {
     "bilstm": "{lstm_size: 64, classifier_size: 16, embedding_size: 16}",
     "densenet_cnn": "{embedding_size: 16}",
@@ -81,12 +86,13 @@ def test_vectors_come_from_a_file_too(network_arguments, tmp_path, reviews):
     assert "word vectors from vectors.txt" in report["student"]["base"]
 
 
-def test_pairs_go_to_a_network_that_reads_both_texts(network_arguments, tmp_path):
+def test_pairs_go_to_a_network_that_reads_both_texts(network_arguments, tmp_path, reviews):
+    texts = reviews["sentence"]
     for split in ("train", "validation"):
         rows = [
             {
-                "first": f"the film {index}",
-                "second": f"a review of {index}",
+                "first": texts[index],
+                "second": texts[index + 24] if split == "train" else "the film",
                 "label": ["negative", "positive"][index % 2],
             }
             for index in range(24 if split == "train" else 6)
@@ -136,6 +142,41 @@ def test_teacher_and_student_take_a_convolutional_head(sst2_arguments, tmp_path)
         (["--word_vectors", "absent.txt"], FileNotFoundError, "word_vectors='absent.txt' is not a file"),
         (["--student_type", "bert"], ValueError, "only the networks of this package"),
         (["--extra_words", "-1"], ValueError, "extra_words=-1 must be at least 0"),
+        (["--student_vocab_size", "5"], ValueError, "vocab_size=5 leaves no room for words"),
+        *(
+            (["--student_tokenizer", "bpe", "--student_vocab_size", size], ValueError, f"vocab_size={size} must be at")
+            for size in ("-5", "0", "3")
+        ),
+        (
+            ["--student_config", "{embedding_size: 65}"],
+            ValueError,
+            "size=65, but the states of this Bert.* 64 numbers",
+        ),
+        (
+            ["--student_type", "t5", "--word_vectors", "random"],
+            ValueError,
+            "student_type='t5' is an encoder and a dec",
+        ),
+        *(
+            (
+                ["--student_config", f"{{{name}: {value}}}"],
+                ValueError,
+                rf"\['{name}'\], which are no settings of bilstm",
+            )
+            for name, value in (
+                ("model_type", "bilstm"),
+                ("return_dict", "false"),
+                ("architectures", "[a]"),
+                ("is_encoder_decoder", "true"),
+                ("num_labels", "3"),
+                ("pad_token_id", "1"),
+            )
+        ),
+        (
+            ["--student_config", "{freeze_embeddings: true}", "--word_vectors", "random"],
+            ValueError,
+            "frozen random vectors say nothing",
+        ),
     ],
 )
 def test_what_makes_no_network_is_refused_before_any_stage(network_arguments, tmp_path, words, error, message):
@@ -144,6 +185,54 @@ def test_what_makes_no_network_is_refused_before_any_stage(network_arguments, tm
     assert not (tmp_path / "out").exists()
 
 
+def test_files_that_are_no_tokenizer_or_have_vectors_of_another_width_are_refused_before_any_stage(
+    network_arguments, tmp_path
+):
+    (tmp_path / "junk.model").write_text("this is no SentencePiece file")
+    (tmp_path / "narrow.txt").write_text("the 1 2\nfilm 3 4\n")
+    for argument, name, message in (
+        ("--student_tokenizer", "junk.model", "junk.model' is not a SentencePiece file"),
+        ("--word_vectors", "narrow.txt", "has vectors of 2 numbers, but size=300"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_recipe("sst2_bert_to_bilstm").main([*network_arguments, argument, str(tmp_path / name)])
+    assert not (tmp_path / "out").exists()
+
+
 def test_settings_of_a_network_without_its_type_are_refused(network_arguments):
     with pytest.raises(ValueError, match="without student_type"):
         load_recipe("sst2_electra_to_distilbert").main([*network_arguments, "--student_config", "{lstm_size: 8}"])
+
+
+def test_a_type_goes_before_the_checkpoint_that_a_recipe_names(network_arguments):
+    words = ["--student_type", "embedding_bag", "--student_config", SMALL["embedding_bag"]]
+    report = load_recipe("sst2_electra_to_distilbert").main([*network_arguments, *words])
+    assert report["student"]["base"].startswith("fresh weights (embedding_bag)")
+
+
+def test_a_checkpoint_takes_the_place_of_a_recipes_type_that_is_null(network_arguments, tmp_path):
+    (tmp_path / "no_type.yaml").write_text("student_type: null\n")
+    checkpoint = ["--student_model_name_or_path", str(tmp_path / "teacher"), str(tmp_path / "no_type.yaml")]
+    report = load_recipe("sst2_bert_to_bilstm").main([*network_arguments, *checkpoint])
+    assert report["student"]["base"] == "teacher" and not report["student"]["needs_remote_code"]
+
+
+@pytest.mark.parametrize("kind", ["bag", "layers", "layers cnn", "bert"])
+def test_what_is_no_class_of_transformers_needs_its_code(kind, teacher, tokenizer, tmp_path):
+    if kind == "bag":
+        student_tokenizer = word_level_tokenizer(["good film"])
+        student = EmbeddingBagForSequenceClassification(
+            EmbeddingBagConfig(vocab_size=len(student_tokenizer), embedding_size=4, classifier_size=4)
+        )
+        student.save_pretrained(tmp_path)
+        student_tokenizer.save_pretrained(tmp_path)
+    else:
+        teacher.save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+    models = ModelArguments(
+        student_model_name_or_path=str(tmp_path),
+        student_layers=[1] if "layers" in kind else None,
+        student_head="cnn" if "cnn" in kind else "own",
+    )
+    _, _, facts = make_student(models, teacher, tokenizer, ["negative", "positive"], seed=0)
+    assert facts["needs_remote_code"] == (kind in ("bag", "layers cnn"))

@@ -20,6 +20,7 @@ from distil_trainer.arguments import DistillationArguments
 from distil_trainer.preflight import Finding, check_distillation, check_lengths, findings_table, reads_own_tokens
 from distil_trainer.preflight.lengths import most_tokens, share_truncated
 from distil_trainer.preflight.signal_quality import beats_chance, judge_logits
+from distil_trainer.students import EmbeddingBagConfig, EmbeddingBagForSequenceClassification, TransformerCnnConfig
 
 NAMES = ["negative", "positive"]
 
@@ -290,6 +291,7 @@ def test_rows_of_tokens_are_held_against_the_positions(look, teacher, signal, to
 def test_positions_are_counted_as_each_architecture_counts_them():
     assert most_tokens(BertConfig(max_position_embeddings=512)) == 512
     assert most_tokens(RobertaConfig(max_position_embeddings=514, pad_token_id=1)) == 512
+    assert most_tokens(TransformerCnnConfig(RobertaConfig(max_position_embeddings=514, pad_token_id=1))) == 512
     assert most_tokens(T5Config()) is None and most_tokens(XLNetConfig()) is None
 
 
@@ -318,6 +320,22 @@ def test_a_padding_token_that_the_teacher_does_not_know_is_refused(look, reviews
     gpt2.config.pad_token_id = None
     findings = look(dataset=reviews, teacher=gpt2, teacher_processing_class=own)
     assert _statuses(findings, "tokens") == ["refused"]
+
+
+def test_pairs_for_a_network_of_single_texts_and_the_other_way_round_are_refused(look, signal, tokenizer):
+    sizes = {"vocab_size": 100, "embedding_size": 4, "num_labels": 2}
+    single, paired = (
+        EmbeddingBagForSequenceClassification(EmbeddingBagConfig(**sizes, type_vocab_size=types)) for types in (1, 2)
+    )
+    pairs = signal.add_column("second", signal["sentence"])
+    assert _statuses(look(single), "tokens") == ["fine"]
+    assert _statuses(look(paired, dataset=pairs, text_pair_column="second"), "tokens") == ["fine"]
+    ((status, message),) = _of(look(single, dataset=pairs, text_pair_column="second"), "tokens")
+    assert status == "refused" and "it reads single texts" in message
+    ((status, message),) = _of(look(paired), "tokens")
+    assert status == "refused" and "it compares the two texts of a pair" in message
+    tokens = signal.map(lambda batch: dict(tokenizer(batch["sentence"])), batched=True)
+    assert _statuses(look(single, dataset=tokens, text_pair_column="second"), "tokens") == ["fine"]
 
 
 def test_rows_that_stand_in_evaluation_data_are_counted(look, reviews):

@@ -1,6 +1,7 @@
 """Arguments of recipes are checked when they are read, and only what decides a result makes a run another run."""
 
 import pytest
+import xxhash
 
 from distil_trainer import (
     RECIPE_ARGUMENTS,
@@ -28,6 +29,56 @@ def test_values_out_of_range_are_refused(kind, values, message):
         kind(**values)
 
 
+FRESH = {"student_type": "bilstm"}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({**FRESH, "student_head": "cnn"}, "student_head='cnn' with student_type='bilstm': .*null"),
+        ({**FRESH, "student_tokenizer": "a.model", "student_vocab_size": 99}, "'a.model' with student_vocab_size=99"),
+        ({**FRESH, "student_tokenizer": "a.model", "student_lower": False}, "student_lower=False: a SentencePiece"),
+        ({**FRESH, "extra_words": 9, "student_tokenizer": "a.model"}, "extra_words=9 with student_tokenizer='a.mod"),
+        ({**FRESH, "extra_words": 9, "student_tokenizer": "bpe"}, "extra_words=9 with student_tokenizer='bpe'"),
+        ({**FRESH, "extra_words": 9, "word_vectors": "random"}, "extra_words=9 with .*word_vectors='random'"),
+        *(
+            ({name: value, **more}, f"{name}={value!r} {where}".replace("[", r"\[").replace("{", r"\{"))
+            for name, value in {
+                "student_config": {"lstm_size": 8},
+                "student_tokenizer": "bpe",
+                "student_vocab_size": 99,
+                "student_lower": False,
+                "word_vectors": "random",
+                "extra_words": 9,
+            }.items()
+            for more, where in (
+                ({}, "without student_type"),
+                ({"student_model_name_or_path": "a"}, "without student_type"),
+                ({**FRESH, "student_layers": [2, 4]}, "with student_layers=[2, 4]"),
+            )
+        ),
+    ],
+)
+def test_arguments_that_would_be_ignored_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        ModelArguments(**values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {**FRESH, "student_model_name_or_path": "the recipe's default"},
+        {**FRESH, "student_layers": [2, 4], "student_head": "cnn"},
+        {**FRESH, "student_tokenizer": "a.model", "word_vectors": "random"},
+        {**FRESH, "extra_words": 9, "word_vectors": "glove.txt", "student_vocab_size": 99, "student_lower": False},
+        {"student_model_name_or_path": "a", "student_head": "cnn"},
+    ],
+)
+def test_what_a_recipes_defaults_may_stand_beside_is_accepted(values):
+    models = ModelArguments(**values)
+    assert models.has_fresh_student == ("student_type" in values and "student_layers" not in values)
+
+
 def _settings(*words):
     return run_settings(parse_arguments(RECIPE_ARGUMENTS, list(words), {"output_dir": "out"}))
 
@@ -45,11 +96,12 @@ def test_what_decides_the_result_is_a_setting():
     assert _settings("--copies", "3") == {**_settings(), "copies": 3}
 
 
-def test_a_file_with_other_content_is_another_setting(tmp_path):
-    file = tmp_path / "train.tsv"
+@pytest.mark.parametrize("name", ["train_file", "word_vectors", "student_tokenizer"])
+def test_a_file_with_other_content_is_another_setting(name, tmp_path):
+    file = tmp_path / "file.model"
     found = []
     for content in ("a", "b"):
         file.write_text(content)
-        found.append(_settings("--train_file", str(file)))
-    assert found[0]["train_file"] == found[1]["train_file"]
-    assert found[0] != found[1]
+        found.append(_settings("--student_type", "bilstm", f"--{name}", str(file)))
+    assert found[0][name] == found[1][name]
+    assert found[0][f"{name}_xxh64"] == xxhash.xxh64(b"a").hexdigest() != found[1][f"{name}_xxh64"]

@@ -8,14 +8,16 @@ import pytest
 import sentencepiece
 from datasets import Dataset
 from tokenizers import Tokenizer, models
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
+from distil_trainer.inference import predict_logits, torch_runner
 from distil_trainer.small_tokenizers import (
     add_words,
     sentencepiece_tokenizer,
     train_tokenizer,
     word_level_tokenizer,
 )
+from distil_trainer.students import EmbeddingBagConfig, EmbeddingBagForSequenceClassification
 from distil_trainer.text import MASK_WORD, write_mask_token
 
 ENGLISH = [
@@ -178,6 +180,22 @@ def test_each_text_of_a_pair_reads_as_it_does_alone(kind, make):
     assert encoded["token_type_ids"] == [0] * len(halves[0]) + [1] * len(halves[1])
     assert set(single(first)) == {"input_ids", "attention_mask"}
     assert single("")["input_ids"] == [single.cls_token_id]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pair_given_to_a_tokenizer_of_single_texts_is_read_by_no_model(kind, make, tmp_path):
+    make(kind).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    config = EmbeddingBagConfig(vocab_size=len(tokenizer), embedding_size=4)
+    student = EmbeddingBagForSequenceClassification(config).eval()
+    classify = pipeline("text-classification", model=student, tokenizer=tokenizer)
+    assert classify("a good film")[0]["score"] > 0
+    with pytest.raises(
+        ValueError, match="A token has the number 2147483647, .*one that was made for single texts was"
+    ):
+        classify({"text": "a good film", "text_pair": "a bad one"})
+    with pytest.raises(ValueError, match="A token has the number 2147483647"):
+        predict_logits(torch_runner(student), tokenizer, ["a good film"], ["a bad one"])
 
 
 @pytest.mark.parametrize("kind", KINDS)

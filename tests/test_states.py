@@ -24,6 +24,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from distil_trainer.inference import padding_side
 from distil_trainer.states import ModelShape, StateReader, head_token, model_shape, pool_states, select_token
+from distil_trainer.students import TransformerCnnConfig
 
 EVERYTHING = ["hidden_states", "attentions", "queries", "keys", "values"]
 WITH_RELATIONS = ["bert", "roberta", "electra", "distilbert", "bart", "gpt2", "t5"]
@@ -99,6 +100,8 @@ def test_heads_of_decoders_read_the_last_token_and_those_of_encoders_the_first(t
     last = {"bart", "gpt2", "xlnet", "t5"}
     for name in ["bert", "roberta", "electra", "distilbert", *last]:
         assert head_token(teacher_zoo(name)[0].config) == ("last" if name in last else "first")
+    for name, where in (("bert", "first"), ("gpt2", "last")):
+        assert head_token(TransformerCnnConfig(teacher_zoo(name)[0].config)) == where
 
 
 def test_the_first_and_the_last_token_are_found_whatever_side_is_padded():

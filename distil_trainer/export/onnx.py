@@ -1,6 +1,7 @@
 """PyTorch classifier to ONNX: through Optimum where it works, through `torch.onnx` elsewhere, checked either way."""
 
 import copy
+import json
 import logging
 import os
 import warnings
@@ -9,9 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import CONFIG_MAPPING
 
 from distil_trainer.export.staging import staged_folder
-from distil_trainer.inference import forward_names, torch_runner
+from distil_trainer.inference import check_network_inputs, check_padding, forward_names, torch_runner
+from distil_trainer.loading import name_tokenizer_class
+from distil_trainer.students import StudentConfig
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +47,12 @@ def export_onnx(model, tokenizer, folder, *, max_length=128):
     Raises:
         ImportError: if `onnx` or `onnxruntime` is not installed.
         FileExistsError: if `folder` holds anything but an earlier export.
-        ValueError: if the model cannot read `max_length` tokens.
+        ValueError: if the model cannot read `max_length` tokens, or would read the tokenizer's padding as text.
         RuntimeError: if a logit differs by more than 1e-4 times the largest absolute logit (1e-4 where that is below
             1).
     """
-    _check_installed()
+    check_installed()
+    check_padding(model.config, tokenizer)
     max_length = min(max_length, tokenizer.model_max_length)
     reference = _plain_copy(model)
     with staged_folder(folder) as staging:
@@ -61,6 +66,7 @@ def export_onnx(model, tokenizer, folder, *, max_length=128):
         parity = _check_parity(reference, tokenizer, names, path, max_length)
         _save_config(reference, staging)
         tokenizer.save_pretrained(staging)
+        name_tokenizer_class(staging)
         size_bytes = path.stat().st_size
     return {
         "path": str(Path(folder) / "model.onnx"),
@@ -75,7 +81,8 @@ def onnx_runner(path, threads=None):
     """Make a runner (see `distil_trainer.inference`) from an ONNX file, on the CPU.
 
     Only the inputs that the graph names are fed; `token_type_ids` that it names and the tokenizer does not make are
-    zeros.
+    zeros. The graph of a network of this package (the `config.json` beside it says so) refuses pairs where it reads
+    single texts, and single texts where it compares pairs.
 
     Args:
         path (`str` or `os.PathLike`): an ONNX file whose first output is the logits.
@@ -88,7 +95,7 @@ def onnx_runner(path, threads=None):
         ImportError: if `onnxruntime` is not installed.
         FileNotFoundError: if there is no such file.
     """
-    onnxruntime = _check_installed()
+    onnxruntime = check_installed()
     if not os.path.isfile(path):
         raise FileNotFoundError(f"path={str(path)!r} is not a file. Give the .onnx file itself, not its folder.")
     options = onnxruntime.SessionOptions()
@@ -97,21 +104,43 @@ def onnx_runner(path, threads=None):
     session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
     names = [node.name for node in session.get_inputs()]
     output = session.get_outputs()[0].name
+    config = network_config(Path(path).parent)
 
     def run(inputs):
-        return session.run([output], _graph_feed(names, inputs))[0]
+        return session.run([output], graph_feed(names, inputs, config))[0]
 
     return run
 
 
-def _graph_feed(names, inputs):
+def network_config(folder):
+    """Read the configuration of an exported network of this package; `None` where it is that of another model."""
+    path = folder / "config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    kind = CONFIG_MAPPING[settings["model_type"]] if settings.get("model_type") in CONFIG_MAPPING else None
+    return kind.from_dict(settings) if kind is not None and issubclass(kind, StudentConfig) else None
+
+
+def graph_feed(names, inputs, config):
+    """Choose the inputs that a graph names, with zeros for missing `token_type_ids`.
+
+    Args:
+        names (`list[str]`): inputs of the graph.
+        inputs (`dict[str, np.ndarray]`): what a runner is given.
+        config ([`StudentConfig`]): of a network of this package, which refuses inputs that it would misread; or
+            `None`.
+
+    Returns:
+        `dict[str, np.ndarray]`
+    """
+    if config is not None:
+        check_network_inputs(config, inputs)
     feed = {name: inputs[name] for name in names if name in inputs}
     if "token_type_ids" in names and "token_type_ids" not in inputs:
         feed["token_type_ids"] = np.zeros_like(inputs["input_ids"])
     return feed
 
 
-def _check_installed():
+def check_installed():
     try:
         import onnx  # noqa: F401
         import onnxruntime
@@ -140,7 +169,7 @@ def _input_names(model, tokenizer):
 
 def _optimum_config(model, names):
     """Return Optimum's export configuration for this model, or `None` where it cannot export it with these inputs."""
-    if not _optimum_is_usable():
+    if not optimum_is_usable():
         return None
     import optimum.exporters.onnx.model_configs  # noqa: F401  registers the architectures
     from optimum.exporters.tasks import TasksManager
@@ -155,7 +184,7 @@ def _optimum_config(model, names):
     return config if set(names) <= set(config.inputs) else None
 
 
-def _optimum_is_usable():
+def optimum_is_usable():
     # optimum-onnx 0.1.0 can be installed beside transformers 5, but its exporter cannot be imported there.
     try:
         import optimum.exporters.onnx.convert

@@ -6,8 +6,8 @@ from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
-from distil_trainer.export.onnx import _check_installed, _optimum_is_usable
-from distil_trainer.export.staging import _code_files, staged_file
+from distil_trainer.export.onnx import check_installed, optimum_is_usable
+from distil_trainer.export.staging import brings_code, staged_file
 
 logger = logging.getLogger(__name__)
 
@@ -15,7 +15,7 @@ _INTEGER_NODES = ("MatMulInteger", "ConvInteger", "DynamicQuantizeLSTM", "Dynami
 
 # Optimum's name of a CPU -> (signed weights, 7 bits only). CPUs with AVX2 or AVX-512 but without VNNI add pairs of
 # 8-bit products in 16 bits: signed weights saturate there unless they keep to 7 bits; unsigned ones take another road.
-_SETTINGS = {
+WEIGHT_SETTINGS = {
     "arm64": (True, False),
     "avx2": (False, False),
     "avx512": (True, True),
@@ -50,20 +50,20 @@ def quantize_dynamic(folder, *, keep_float=()):
         ValueError: if `keep_float` names another part.
         RuntimeError: if nothing became integer, or the file is not smaller than the float one.
     """
-    _check_installed()
-    source = _find_model(folder)
+    check_installed()
+    source = find_model(folder)
     if unknown := set(keep_float) - {"down_projections", "embeddings"}:
         raise ValueError(
             f"keep_float={keep_float!r}: {sorted(unknown)} is not one of 'down_projections', 'embeddings'."
         )
-    cpu = _cpu_configuration()
+    cpu = cpu_configuration()
     # With signed weights a dynamic convolution takes three times as long as a float one, with unsigned ones as long
     # (GloVe-CNN, onnxruntime 1.31, AVX-512 with VNNI).
-    signed, reduce_range = (False, False) if _has_convolutions(source) else _SETTINGS[cpu]
+    signed, reduce_range = (False, False) if _has_convolutions(source) else WEIGHT_SETTINGS[cpu]
     operators = ["MatMul", "Conv", "LSTM"] + ([] if "embeddings" in keep_float else ["Gather"])
-    excluded = _float_products(source, down_projections="down_projections" in keep_float)
+    excluded = float_products(source, down_projections="down_projections" in keep_float)
     # Optimum would load the configuration, and ask whether the code that lies beside it may run.
-    engine = "optimum" if _optimum_is_usable() and not _code_files(source.parent) else "onnxruntime"
+    engine = "optimum" if optimum_is_usable() and not brings_code(source.parent) else "onnxruntime"
     with staged_file(source.with_name("model_quantized.onnx")) as path:
         quantize = _quantize_through_optimum if engine == "optimum" else _quantize_directly
         quantize(source, path.parent, cpu, signed, reduce_range, operators, excluded)
@@ -80,14 +80,14 @@ def quantize_dynamic(folder, *, keep_float=()):
     }
 
 
-def _find_model(folder):
+def find_model(folder):
     source = Path(folder) / "model.onnx"
     if not source.is_file():
         raise FileNotFoundError(f"folder={str(folder)!r} has no model.onnx: write it with export_onnx first.")
     return source
 
 
-def _cpu_configuration():
+def cpu_configuration():
     """Return Optimum's name of this CPU; where nothing is known of it `"avx2"`, whose settings are safe anywhere."""
     if platform.machine().lower() in ("aarch64", "arm64"):
         return "arm64"
@@ -105,7 +105,7 @@ def _cpu_flags():
     return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
 
 
-def _float_products(source, down_projections):
+def float_products(source, down_projections):
     """Name the MatMul nodes to leave alone: attention scores, which gain nothing from int8, and narrowing weights."""
     import onnx
 
@@ -140,7 +140,7 @@ def _quantize_through_optimum(source, staging, cpu, signed, reduce_range, operat
 def _quantize_directly(source, staging, cpu, signed, reduce_range, operators, excluded):
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with _quiet_root_logger():
+    with quiet_root_logger():
         quantize_dynamic(
             source,
             staging / "model_quantized.onnx",
@@ -154,7 +154,7 @@ def _quantize_directly(source, staging, cpu, signed, reduce_range, operators, ex
 
 
 @contextmanager
-def _quiet_root_logger():
+def quiet_root_logger():
     # onnxruntime 1.31 advises another optimisation pass on the root logger, and so configures that for its caller. The
     # pass changed nothing here but the time.
     root, handler = logging.getLogger(), logging.NullHandler()

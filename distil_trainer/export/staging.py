@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 from transformers.dynamic_module_utils import get_relative_import_files
@@ -56,7 +57,7 @@ def staged_folder(folder):
     if previous.exists() and not folder.exists():  # killed between the two renames
         os.rename(previous, folder)
     present = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    foreign = sorted(present - _EXPORT_FILES - _code_files(folder))
+    foreign = sorted(present - _EXPORT_FILES - code_files(folder))
     if foreign:
         raise FileExistsError(
             f"folder={str(folder)!r} holds files that are not of an export ({', '.join(foreign[:5])}). The export "
@@ -76,14 +77,37 @@ def staged_folder(folder):
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _code_files(folder):
-    """Name the Python files that an exported configuration refers to: a student's code, and no other file."""
+def code_files(folder):
+    """Name the Python files of a model's and its tokenizer's own code: those that their configurations refer to.
+
+    Args:
+        folder (`Path`): a model folder, with or without code.
+
+    Returns:
+        `set[str]`: names of files in it. Code that is referred to in another repository is not in the folder.
+    """
+    names = set()
+    for name in ("config.json", "tokenizer_config.json"):
+        # A tokenizer has a list: its slow and its fast class, one of which may be missing.
+        given = [each if isinstance(each, list) else [each] for each in _auto_map(folder / name).values()]
+        for reference in filter(None, chain.from_iterable(given)):
+            module = folder / f"{reference.split('.')[0]}.py"
+            if "--" not in reference and module.is_file():
+                names |= {module.name, *(Path(file).name for file in get_relative_import_files(module))}
+    return names
+
+
+def brings_code(folder):
+    """Return whether the configuration in a folder refers to code of the model's own, wherever it lies."""
+    return bool(_auto_map(folder / "config.json"))
+
+
+def _auto_map(path):
     try:
-        auto_map = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("auto_map", {})
-        modules = {folder / f"{reference.split('.')[0]}.py" for reference in auto_map.values()}
-        return {Path(path).name for module in modules for path in (module, *get_relative_import_files(module))}
-    except (OSError, ValueError):
-        return set()
+        auto_map = json.loads(path.read_text(encoding="utf-8")).get("auto_map") or {}
+    except (OSError, ValueError):  # refers to no code
+        return {}
+    return auto_map if isinstance(auto_map, dict) else {"AutoTokenizer": auto_map}  # as older tokenizers have it
 
 
 @contextmanager

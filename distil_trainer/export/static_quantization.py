@@ -9,13 +9,13 @@ from collections import Counter
 
 import numpy as np
 
-from distil_trainer.export.onnx import _check_installed, _graph_feed, onnx_runner
+from distil_trainer.export.onnx import check_installed, graph_feed, network_config, onnx_runner
 from distil_trainer.export.quantization import (
-    _SETTINGS,
-    _cpu_configuration,
-    _find_model,
-    _float_products,
-    _quiet_root_logger,
+    WEIGHT_SETTINGS,
+    cpu_configuration,
+    find_model,
+    float_products,
+    quiet_root_logger,
 )
 from distil_trainer.export.staging import staged_file
 from distil_trainer.inference import predict_logits
@@ -61,13 +61,13 @@ def quantize_static(folder, tokenizer, calibration_texts, calibration_text_pairs
     Reference:
         Integer quantization for deep learning inference, https://arxiv.org/abs/2004.09602, sections 3 and 4.
     """
-    _check_installed()
-    source = _find_model(folder)
+    check_installed()
+    source = find_model(folder)
     texts, pairs = choose_calibration_rows(calibration_texts, calibration_text_pairs)
     batches = _calibration_batches(source, tokenizer, texts, pairs, max_length)
     expected = _finite_logits(source, batches, "float")
-    cpu = _cpu_configuration()
-    signed, reduce_range = _SETTINGS[cpu]
+    cpu = cpu_configuration()
+    signed, reduce_range = WEIGHT_SETTINGS[cpu]
     with staged_file(source.with_name("model_quantized.onnx")) as path:
         _quantize(source, path, batches, signed, reduce_range)
         result = _verify(source, path)
@@ -133,10 +133,10 @@ def _calibration_batches(source, tokenizer, texts, pairs, max_length):
     import onnx
 
     names = [node.name for node in onnx.load(source, load_external_data=False).graph.input]
-    batches = []
+    batches, config = [], network_config(source.parent)
 
     def keep(inputs):
-        batches.append(_graph_feed(names, inputs))
+        batches.append(graph_feed(names, inputs, config))
         return np.zeros((len(inputs["input_ids"]), 1), dtype=np.float32)
 
     # Batches as the gate makes them, of texts of similar length: little padding, whose activations are not those of
@@ -172,7 +172,7 @@ def _quantize(source, path, batches, signed, reduce_range):
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-    with _quiet_root_logger():
+    with quiet_root_logger():
         quantize_static(
             onnx.load(source),  # given a path, it writes beside it
             path,
@@ -180,7 +180,7 @@ def _quantize(source, path, batches, signed, reduce_range):
             quant_format=QuantFormat.QDQ,
             # A ReLU becomes the lower end of its convolution's range, which spends all 256 levels above zero.
             op_types_to_quantize=["Conv", "Relu", "MatMul", "Gemm", "Gather"],
-            nodes_to_exclude=_float_products(source, down_projections=False),
+            nodes_to_exclude=float_products(source, down_projections=False),
             per_channel=True,
             reduce_range=reduce_range,
             activation_type=QuantType.QUInt8,

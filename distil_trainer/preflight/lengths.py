@@ -18,6 +18,8 @@ def most_tokens(config):
     Args:
         config (`PretrainedConfig`): the model's configuration.
     """
+    if config.model_type == "transformer_cnn":
+        config = config.encoder_config
     # T5 counts distances and has no such entry; XLNet gives -1.
     positions = getattr(config, "max_position_embeddings", None)
     if positions is None or positions <= 0:

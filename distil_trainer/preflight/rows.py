@@ -4,7 +4,7 @@ import numpy as np
 
 from distil_trainer.augmentation.audit import drop_leaks, texts_of
 from distil_trainer.columns import check_column
-from distil_trainer.inference import check_end_tokens, check_padding
+from distil_trainer.inference import check_end_tokens, check_padding, check_pairs
 from distil_trainer.label_columns import read_labels
 from distil_trainer.labels import model_label_names
 from distil_trainer.preflight.lengths import check_lengths, check_token_lengths, share_truncated
@@ -79,6 +79,8 @@ def check_tokens(run):
         return
     for _, model, tokenizer in run.readers:
         check_padding(model.config, tokenizer)
+        if "input_ids" not in run.train_dataset.column_names:
+            check_pairs(model.config, tokenizer, run.args.text_pair_column)
     tokens = run.tokens()
     for what, model, _ in run.readers:
         check_token_numbers(tokens, run.prefix(what), model.config, f"the {what}", "train_dataset")

@@ -11,6 +11,8 @@ SPECIAL_TOKENS = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
+# Beyond every table: where a tokenizer of single texts is given a pair, any engine ends in an error.
+_REFUSAL = ("[SINGLE TEXTS ONLY]", 2**31 - 1)
 _END = r"(?![\p{L}\p{M}\p{N}])"
 _NOT = rf"(?i:n't){_END}"
 # Words as the Penn Treebank and GloVe have them, the same ones from "don't stop." and from "do n't stop .". Hyphens
@@ -53,11 +55,12 @@ def word_splitter():
 def fast_tokenizer(backend, *, pairs, model_max_length, **tokens):
     """Wrap a tokenizer for transformers, with a head token before each text.
 
-    An empty text so has one token, and each half of a pair reads exactly as it would alone.
+    An empty text so has one token, and each half of a pair reads exactly as it would alone. Without `pairs` a pair
+    gets a token number that no model has, so that it is never read as one text in silence.
 
     Args:
         backend (`tokenizers.Tokenizer`): its vocabulary holds the special tokens.
-        pairs (`bool`): whether models are told which text of a pair a token is of.
+        pairs (`bool`): whether models read pairs, and are told which text of one a token is of.
         model_max_length (`int`): tokens kept where a text is truncated.
         tokens (`str` or `AddedToken`): `pad_token`, `unk_token`, `cls_token`, `sep_token` and `mask_token`.
 
@@ -66,11 +69,12 @@ def fast_tokenizer(backend, *, pairs, model_max_length, **tokens):
     """
     if model_max_length < 2:
         raise ValueError(f"model_max_length={model_max_length} must be at least 2: a head token, and a word.")
-    head = tokens["cls_token"]
+    head = (tokens["cls_token"], backend.token_to_id(tokens["cls_token"]))
+    second_head = head if pairs else _REFUSAL
     backend.post_processor = processors.TemplateProcessing(
-        single=f"{head} $A",
-        pair=f"{head}:0 $A:0 {head}:1 $B:1",
-        special_tokens=[(head, backend.token_to_id(head))],
+        single=[head[0], "$A"],
+        pair=[f"{head[0]}:0", "$A:0", f"{second_head[0]}:1", "$B:1"],
+        special_tokens=list(dict.fromkeys([head, second_head])),
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,

@@ -150,7 +150,15 @@ class StudentModel(StudentPreTrainedModel):
 
     def embed(self, input_ids, mask):
         """Look up the word vectors, with dropout in training, zero on padding."""
-        return self.embedding_dropout(self.embeddings(input_ids)) * mask.unsqueeze(-1)
+        try:
+            embedded = self.embeddings(input_ids)
+        except IndexError as error:  # on an accelerator the process ends instead
+            raise ValueError(
+                f"A token has the number {int(input_ids.max())}, and the table has {self.config.vocab_size}. Either "
+                "this is the tokenizer of another model, or one that was made for single texts was given a pair: make "
+                "it with pairs=True, and the student with type_vocab_size=2."
+            ) from error
+        return self.embedding_dropout(embedded) * mask.unsqueeze(-1)
 
     def forward(
         self, input_ids, attention_mask=None, token_type_ids=None, output_hidden_states=None, return_dict=None
@@ -171,13 +179,13 @@ class StudentModel(StudentPreTrainedModel):
             padding. The pooled state of a pair is `[u; v; |u - v|; u * v]`, where u and v are those of its texts.
 
         Raises:
-            ValueError: if there are no columns, a student of pairs is given no token types, or one of single texts is
-                given second ones.
+            ValueError: if there are no columns, a token's number is beyond the table, a student of pairs is given a
+                batch without a token of a second text, or one of single texts is given second ones.
 
         Reference:
             The pooled state of a pair: InferSent (https://huggingface.co/papers/1705.02364), section 3.1.
         """
-        self._check_inputs(input_ids, token_type_ids)
+        self._check_inputs(input_ids, attention_mask, token_type_ids)
         if attention_mask is None:
             attention_mask = input_ids != self.config.pad_token_id
         mask = attention_mask.to(self.embeddings.weight.dtype)
@@ -197,9 +205,9 @@ class StudentModel(StudentPreTrainedModel):
         wants_dict = self.config.return_dict if return_dict is None else return_dict
         return outputs if wants_dict else outputs.to_tuple()
 
-    def _check_inputs(self, input_ids, token_type_ids):
+    def _check_inputs(self, input_ids, attention_mask, token_type_ids):
         reads_pairs = self.config.type_vocab_size == 2
-        if reads_pairs and token_type_ids is None:
+        if reads_pairs and (token_type_ids is None or _lack_second_texts(attention_mask, token_type_ids)):
             raise ValueError(
                 "This student compares the two texts of a pair (type_vocab_size=2), and was given a single text, or "
                 "no token_type_ids to tell the two apart: call the tokenizer with both texts and "
@@ -274,6 +282,14 @@ class StudentClassifier(StudentPreTrainedModel):
         )
         wants_dict = self.config.return_dict if return_dict is None else return_dict
         return classified if wants_dict else classified.to_tuple()
+
+
+def _lack_second_texts(attention_mask, token_type_ids):
+    # The whole batch is judged, since the second text of one pair may be empty. A graph cannot look at values.
+    if torch.jit.is_tracing():
+        return False
+    mask = torch.ones_like(token_type_ids) if attention_mask is None else attention_mask
+    return bool(mask.any()) and not (mask * token_type_ids).any()
 
 
 def _is_loaded(parameter):

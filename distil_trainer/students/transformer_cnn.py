@@ -30,7 +30,8 @@ class TransformerCnnConfig(PretrainedConfig):
         kwargs: those of `PretrainedConfig`, such as `id2label`. `pad_token_id` is the encoder's unless it is given.
 
     Raises:
-        ValueError: if a setting is out of range, there is no encoder, or it is half of an encoder-decoder.
+        ValueError: if a setting is out of range, there is no encoder, it is half of an encoder-decoder, or its code
+            is not in transformers.
     """
 
     model_type = "transformer_cnn"
@@ -50,13 +51,18 @@ class TransformerCnnConfig(PretrainedConfig):
     ):
         if isinstance(encoder_config, dict):
             settings = copy.deepcopy(encoder_config)
-            encoder_config = CONFIG_MAPPING[settings.pop("model_type")](**settings)
+            model_type = settings.pop("model_type", None)
+            if model_type not in CONFIG_MAPPING:
+                raise ValueError(_foreign(model_type))
+            encoder_config = CONFIG_MAPPING[model_type](**settings)
         if not isinstance(encoder_config, PretrainedConfig) or encoder_config.is_encoder_decoder:
             raise ValueError(
                 f"encoder_config={encoder_config!r} must be the configuration of an encoder, such as "
                 "AutoConfig.from_pretrained('google/electra-small-discriminator'): the convolutions read its last "
                 "hidden states. Of an encoder-decoder (BART, T5) these would be the decoder's."
             )
+        if not type(encoder_config).__module__.startswith("transformers."):
+            raise ValueError(_foreign(encoder_config.model_type))
         check_kernel_sizes(kernel_sizes)
         check_sizes(num_filters=num_filters, classifier_size=classifier_size)
         check_dropouts(encoder_dropout=encoder_dropout, classifier_dropout=classifier_dropout)
@@ -103,6 +109,14 @@ class TransformerCnnConfig(PretrainedConfig):
     def pooled_size(self):
         """Width of the filters' answers, which the head reads (`int`)."""
         return self.num_filters * len(self.kernel_sizes)
+
+
+def _foreign(model_type):
+    return (
+        f"encoder_config has model_type={model_type!r}, which is not an encoder of the installed transformers. Its "
+        "code would not be saved with the Transformer-CNN, which nobody could load again: give an encoder whose code "
+        "is in transformers, such as ELECTRA."
+    )
 
 
 class TransformerCnnPreTrainedModel(StudentPreTrainedModel):
@@ -233,7 +247,8 @@ class TransformerCnnForSequenceClassification(TransformerCnnPreTrainedModel, Stu
             [`TransformerCnnForSequenceClassification`] in float32, in evaluation mode, on the encoder's device.
 
         Raises:
-            ValueError: if the encoder is half of an encoder-decoder, or a setting is out of range.
+            ValueError: if the encoder is half of an encoder-decoder or its code is not in transformers, or a setting
+                is out of range.
         """
         if not isinstance(encoder, nn.Module):
             encoder = AutoModel.from_pretrained(encoder, dtype=torch.float32)

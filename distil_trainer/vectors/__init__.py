@@ -1,5 +1,5 @@
 """Word vectors for the networks that start from them: read from a file, or distilled from the teacher."""
 
-from distil_trainer.vectors.table import Coverage, WordVectors, word_vectors
+from distil_trainer.vectors.table import Coverage, WordVectors, check_source, word_vectors
 
-__all__ = ["Coverage", "WordVectors", "word_vectors"]
+__all__ = ["Coverage", "WordVectors", "check_source", "word_vectors"]

@@ -8,8 +8,9 @@ gzip.
 
 import gzip
 import logging
-from contextlib import contextmanager
-from itertools import chain
+import math
+from contextlib import closing, contextmanager
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ _BYTES_PER_READ = 1 << 24
 # A line or word beyond this is no line or word: 10,000 numbers take a tenth.
 _LONGEST_LINE = 1 << 20
 _LINES_PER_UPDATE = 1000
+_LINES_TO_CHECK = 100
 _FASTTEXT_MAGIC = (793712314).to_bytes(4, "little")
 _UNPACK = "Unpack it first (`unzip`), and give the file of vectors that was in it."
 
@@ -53,6 +55,14 @@ def read_vectors(path, words, size=None):
             not_ascii += 1
             not_utf8 += not _is_utf8(word)
         if word not in in_use:
+            # A word of one word in use and a number (`cat 1`) is none: its line has too many numbers.
+            if b" " in word and word.partition(b" ")[0] in in_use and _is_number(word.rpartition(b" ")[2]):
+                raise _damaged(
+                    path,
+                    f"line {number}",
+                    word,
+                    f"has {width + word.count(b' ')} numbers where {width} are expected, as in the file's first line",
+                )
             continue
         if word in found:
             duplicates += 1
@@ -63,6 +73,13 @@ def read_vectors(path, words, size=None):
         raise ValueError(
             f"path={str(path)!r} is not in UTF-8: {not_utf8} of its {not_ascii} words with other than ASCII letters "
             "cannot be decoded, so they would be missing in silence. Convert it: `iconv -f latin1 -t utf-8`."
+        )
+    if not_utf8:
+        logger.warning(
+            "%s has %d word(s) that are not in UTF-8, which no text can have: they are passed over. If the file is in "
+            "another encoding, convert it: `iconv -f latin1 -t utf-8`.",
+            path,
+            not_utf8,
         )
     if duplicates:
         logger.warning(
@@ -78,6 +95,22 @@ def read_vectors(path, words, size=None):
         if spelling is not None:
             matrix[row], is_found[row] = found[spelling], True
     return matrix, is_found
+
+
+def check_vector_file(path, size):
+    """Refuse, after its first lines, what is no file of word vectors, or one whose vectors have another width.
+
+    Args:
+        path (`str` or `os.PathLike`): see [`read_vectors`].
+        size (`int`): the width that is needed.
+
+    Raises:
+        OSError: if there is no such file, or it cannot be read.
+        ValueError: if it is no file of word vectors, is damaged where it begins, or has another width.
+    """
+    with closing(_rows(Path(path), size)) as rows:
+        for _ in islice(rows, _LINES_TO_CHECK):
+            pass
 
 
 def words_of_file(path):
@@ -104,6 +137,13 @@ def _is_utf8(word):
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _is_number(field):
+    try:
+        return math.isfinite(float(field))  # "infinity" is a word
+    except ValueError:
+        return False
 
 
 def _parse(values, path, number, word):
@@ -152,7 +192,7 @@ def _opened(path):
     total = path.stat().st_size
     with (
         open(path, "rb", buffering=_BYTES_PER_READ) as raw,
-        tqdm(total=total, desc=f"Reading {path.name}", unit="B", unit_scale=True) as bar,
+        tqdm(total=total, desc=f"Reading {path.name}", unit="B", unit_scale=True, delay=1.0) as bar,
     ):
         magic = raw.peek(4)[:4]
         if not magic:

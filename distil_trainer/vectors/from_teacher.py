@@ -5,7 +5,7 @@ import torch
 from tqdm.auto import tqdm
 
 from distil_trainer.inference import forward_names, length_sorted_batches, padding_side
-from distil_trainer.vectors.surfaces import surfaces
+from distil_trainer.vectors.surfaces import Surface, surfaces
 
 # The standard deviation of an entry in GloVe's vectors of 300 numbers is about 0.4, in word2vec's about 0.15.
 _ENTRY_STD = 0.3
@@ -28,7 +28,8 @@ def teacher_vectors(teacher, tokenizer, words, size=None, layers=(0, -1)):
             without; left on its device and in the mode it is in.
         tokenizer (`PreTrainedTokenizerFast`): its tokenizer.
         words (`list[Surface]` of length `n`): the words.
-        size (`int`, *optional*): at most `n` and at most the width of the states. Default: 300, or the largest below.
+        size (`int`, *optional*): below the number of words that the teacher's tokenizer knows, and at most the width
+            of the states. Default: 300, or the largest below.
         layers (`tuple[int, ...]`, *optional*, defaults to `(0, -1)`): hidden states to read; 0 is the embedding
             output, -1 the last layer.
 
@@ -46,18 +47,38 @@ def teacher_vectors(teacher, tokenizer, words, size=None, layers=(0, -1)):
         the training texts, and special tokens are left out of the mean.
     """
     states, is_known = _word_states(teacher, tokenizer, words, layers)
-    largest = min(states.shape)
-    size = size or min(_SIZE, largest)
-    if size > largest:
+    known = int(is_known.sum())
+    # Centring takes one component.
+    largest = max(1, min(known - 1, states.shape[1]))
+    if size is not None and known and size > largest:
         raise ValueError(
-            f"size={size}, but {len(words)} words with states of {states.shape[1]} numbers "
-            f"({len(layers)} layer(s) of the teacher) have at most {largest} principal components. Give "
-            f"size={largest} or less, as the student's embedding_size, or more layers."
+            f"size={size}, but {known} words that the teacher knows (of {len(words)}), with states of "
+            f"{states.shape[1]} numbers ({len(layers)} layer(s)), have at most {largest} principal components beside "
+            f"their mean. Give size={largest} or less, as the student's embedding_size, or more words or layers."
         )
-    vectors = np.zeros((len(words), size), dtype=np.float32)
-    if is_known.any():
-        vectors[is_known] = _scaled(_principal_components(states[is_known], size))
+    vectors = np.zeros((len(words), size or min(_SIZE, largest)), dtype=np.float32)
+    if known:
+        vectors[is_known] = _scaled(_principal_components(states[is_known], vectors.shape[1]))
     return vectors, is_known
+
+
+def check_teacher_states(teacher, tokenizer, size, layers=(0, -1)):
+    """Refuse a teacher whose states cannot become word vectors of a width, after reading one word.
+
+    Args:
+        teacher, tokenizer, layers: see [`teacher_vectors`].
+        size (`int`): the width that is needed.
+
+    Raises:
+        ValueError: if the states are narrower than `size`, or as in [`teacher_vectors`].
+    """
+    states, _ = _word_states(teacher, tokenizer, [Surface("a", True)], layers)
+    if size > states.shape[1]:
+        raise ValueError(
+            f"size={size}, but the states of this {type(teacher).__name__} have {states.shape[1]} numbers "
+            f"({len(layers)} layer(s)), and so no more principal components. Give size={states.shape[1]} or less, as "
+            "the student's embedding_size; fewer words than that lower it further."
+        )
 
 
 def words_of_tokenizer(tokenizer):
@@ -107,7 +128,7 @@ def _word_states(teacher, tokenizer, words, layers):
     model.eval()
     try:
         with (
-            tqdm(total=len(words), desc="Word vectors", unit=" words") as bar,
+            tqdm(total=len(words), desc="Word vectors", unit=" words", delay=1.0) as bar,
             torch.inference_mode(),
         ):
             # Words without any token are not read; they are unknown.

@@ -13,8 +13,13 @@ from transformers import PreTrainedTokenizerBase
 from distil_trainer.small_tokenizers import add_words, word_level_tokenizer
 from distil_trainer.small_tokenizers.text_batches import text_batches
 from distil_trainer.text import write_mask_token
-from distil_trainer.vectors.files import read_vectors, words_of_file
-from distil_trainer.vectors.from_teacher import frequency_weights, teacher_vectors, words_of_tokenizer
+from distil_trainer.vectors.files import check_vector_file, read_vectors, words_of_file
+from distil_trainer.vectors.from_teacher import (
+    check_teacher_states,
+    frequency_weights,
+    teacher_vectors,
+    words_of_tokenizer,
+)
 from distil_trainer.vectors.surfaces import surfaces, tokens_in_order
 
 logger = logging.getLogger(__name__)
@@ -81,7 +86,7 @@ def word_vectors(
         tokenizer (`PreTrainedTokenizerFast`, *optional*): the student's tokenizer, of words or of pieces. Default:
             [`word_level_tokenizer`] of the texts.
         size (`int`, *optional*): width of the vectors. Default: that of the file; from a teacher 300, or
-            as many as its states and the number of words allow.
+            as many as its states and the number of words that it knows allow.
         extra_words (`int`, *optional*, defaults to 0): words that the default tokenizer takes beyond those of the
             texts: the first ones of the file, which is in order of frequency, or of the teacher's vocabulary. They are
             known when the student is served, though it was not trained on them. By default none, since 20,000 words
@@ -112,7 +117,7 @@ def word_vectors(
     >>> student.set_word_vectors(vectors.matrix)
     ```
     """
-    from_teacher = _check_source(source, layers, sif)
+    from_teacher = _is_teacher(source, layers, sif)
     _check_texts_and_tokenizer(
         texts, tokenizer, extra_words, (vocab_size, lower, pairs, model_max_length) == (None, True, False, 512)
     )
@@ -148,8 +153,26 @@ def word_vectors(
     return WordVectors(tokenizer, vocabulary, matrix, coverage)
 
 
-def _check_source(source, layers, sif):
-    """Return whether the source is a teacher."""
+def check_source(source, size):
+    """Refuse a source that cannot give vectors of a width, before the texts are there: after a look at its beginning.
+
+    Args:
+        source (`str`, `os.PathLike` or `tuple`): see [`word_vectors`].
+        size (`int`): the width that is needed.
+
+    Raises:
+        TypeError: if `source` is neither a path nor a teacher.
+        OSError: if the file is not there.
+        ValueError: if the file or the teacher gives no vectors of this width.
+    """
+    if _is_teacher(source, _LAYERS, _SIF):
+        check_teacher_states(*source, size, _LAYERS)
+    else:
+        check_vector_file(source, size)
+
+
+def _is_teacher(source, layers, sif):
+    """Return whether the source is a teacher and not a file; refuse anything else."""
     if isinstance(source, tuple) and len(source) == 2:
         if sif is not None and not sif > 0:
             raise ValueError(f"sif={sif} must be above 0 (or None, to weigh all words alike): 0 makes all vectors 0.")

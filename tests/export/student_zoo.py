@@ -79,15 +79,15 @@ def toy_rows(number, seed):
 
 
 def train_student(architecture, tokenizer, pairs=False):
-    """Make a small student that knows the toy task; of a pair, the label is that of its first text."""
+    """Make a small student that knows the toy task; a pair is positive where both of its texts are."""
     model = make_student(architecture, pairs).train()
     texts, labels = toy_rows(512, seed=1)
-    seconds = toy_rows(512, seed=2)[0] if pairs else None
+    seconds, second_labels = toy_rows(512, seed=2) if pairs else (None, labels)
     batch = tokenizer(texts, seconds, padding=True, return_tensors="pt")
     if not pairs:
         del batch["token_type_ids"]
-    labels = torch.tensor(labels)
-    rate, steps = (0.002, 80) if architecture == "transformer_cnn" else (0.01, 40)
+    labels = torch.tensor(labels) & torch.tensor(second_labels)
+    rate, steps = (0.002, 80) if architecture == "transformer_cnn" else (0.01, 120 if pairs else 40)
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     generator = torch.Generator().manual_seed(0)
     for _ in range(steps):

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
-from student_zoo import toy_rows, train_student
+from student_zoo import make_student, toy_rows, train_student
 
 from distil_trainer.export import gate
 from distil_trainer.export.gate import ship
@@ -92,7 +92,8 @@ def test_a_student_without_convolutions_ships_as_dynamic_int8(students, tokenize
 
 
 def test_pairs_are_calibrated_with_their_second_sentences(tokenizer, tmp_path):
-    pairs = REVIEWS.add_column("second", _SENTENCES[::-1])
+    both = (np.array(_LABELS) & np.array(_LABELS[::-1])).tolist()
+    pairs = REVIEWS.add_column("second", _SENTENCES[::-1]).remove_columns("label").add_column("label", both)
     report = ship(
         train_student("glove_cnn", tokenizer, pairs=True),
         tokenizer,
@@ -104,6 +105,7 @@ def test_pairs_are_calibrated_with_their_second_sentences(tokenizer, tmp_path):
         calibration_text_pairs=TEXTS[::-1],
     )
     assert [rung["name"] for rung in report["rungs"]] == ["fp32", "int8 static"]
+    assert report["pytorch_accuracy"] > 0.95
 
 
 def test_unfit_calibration_texts_are_refused_before_any_work(students, tokenizer, tmp_path, monkeypatch):
@@ -111,6 +113,7 @@ def test_unfit_calibration_texts_are_refused_before_any_work(students, tokenizer
     with pytest.raises(ValueError, match="calibration_texts has 3 rows, of which 3 are to be read"):
         ship(students["glove_cnn"], tokenizer, tmp_path / "onnx", REVIEWS, calibration_texts=TEXTS[:3])
     pairs = REVIEWS.add_column("second", _SENTENCES)
+    comparing = make_student("glove_cnn", pairs=True)
     for data, column, seconds, message in [
         (REVIEWS, None, TEXTS, "text_pair_column=None, but calibration_text_pairs is given"),
         (pairs, "second", None, "text_pair_column='second', but calibration_text_pairs is None"),
@@ -118,7 +121,8 @@ def test_unfit_calibration_texts_are_refused_before_any_work(students, tokenizer
     ]:
         options = dict(text_pair_column=column, calibration_texts=TEXTS, calibration_text_pairs=seconds)
         with pytest.raises(ValueError, match=message):
-            ship(students["glove_cnn"], tokenizer, tmp_path / "onnx", data, **options)
+            student = students["glove_cnn"] if column is None else comparing
+            ship(student, tokenizer, tmp_path / "onnx", data, **options)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -20,7 +20,7 @@ from transformers import (
 
 from distil_trainer.export import onnx as onnx_export
 from distil_trainer.export.onnx import export_onnx, onnx_runner
-from distil_trainer.export.staging import staged_file, staged_folder
+from distil_trainer.export.staging import brings_code, code_files, staged_file, staged_folder
 from distil_trainer.inference import predict_logits, torch_runner
 
 TEXTS = ["the film is great", "awful", "a very moving story with a brilliant actor and a charming scene", "not bad"]
@@ -32,7 +32,7 @@ def road(request, monkeypatch):
     if request.param == "optimum":
         pytest.importorskip("optimum.exporters.onnx.convert", exc_type=ImportError)
     else:
-        monkeypatch.setattr(onnx_export, "_optimum_is_usable", lambda: False)
+        monkeypatch.setattr(onnx_export, "optimum_is_usable", lambda: False)
     return request.param
 
 
@@ -110,7 +110,7 @@ def test_a_model_just_trained_in_mixed_precision_is_exported(teacher, tokenizer,
 
 
 def test_a_file_that_differs_from_pytorch_is_refused_and_not_written(teacher, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_export, "_optimum_is_usable", lambda: False)
+    monkeypatch.setattr(onnx_export, "optimum_is_usable", lambda: False)
     export_directly = onnx_export._export_directly
 
     def export_another_model(model, names, path):
@@ -126,7 +126,7 @@ def test_a_file_that_differs_from_pytorch_is_refused_and_not_written(teacher, to
 
 
 def test_a_length_that_the_exporter_froze_is_found(teacher, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_export, "_optimum_is_usable", lambda: False)
+    monkeypatch.setattr(onnx_export, "optimum_is_usable", lambda: False)
 
     class FirstTokens(torch.nn.Module):
         def __init__(self, model, names):
@@ -143,7 +143,7 @@ def test_a_length_that_the_exporter_froze_is_found(teacher, tokenizer, tmp_path,
 
 
 def test_a_length_beyond_the_model_is_refused(any_family_model, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_export, "_optimum_is_usable", lambda: False)
+    monkeypatch.setattr(onnx_export, "optimum_is_usable", lambda: False)
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.model_max_length = 10**6  # a tokenizer that does not say what its model can read
     with pytest.raises(ValueError, match="max_length=128: the PyTorch model itself cannot read 128 tokens"):
@@ -247,6 +247,28 @@ def test_a_folder_with_other_files_is_not_replaced(tmp_path):
     with pytest.raises(FileExistsError, match="is a file"), staged_folder(tmp_path / "model.safetensors"):
         pass
     assert (tmp_path / "model.safetensors").read_text() == "weights"
+
+
+def test_code_is_found_wherever_a_configuration_refers_to_it_in_the_folder(tmp_path):
+    assert code_files(tmp_path) == set() and not brings_code(tmp_path)
+    for name, text in {"net": "from .layers import x", "layers": "x = 1", "cutter": "y = 1", "train": "z = 1"}.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    (tmp_path / "config.json").write_text(json.dumps({"auto_map": {"AutoModel": "net.Net", "AutoConfig": "gone.C"}}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["cutter.Slow", None]}}))
+    assert code_files(tmp_path) == {"net.py", "layers.py", "cutter.py"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"auto_map": [None, "cutter.Fast"]}))  # the old form
+    (tmp_path / "config.json").write_text(json.dumps({"auto_map": {"AutoModel": "someone/net--net.Net"}}))
+    assert code_files(tmp_path) == {"cutter.py"}
+    assert brings_code(tmp_path)
+    (tmp_path / "config.json").write_text("no JSON")
+    assert not brings_code(tmp_path)
+
+
+def test_the_tokenizer_is_saved_under_a_name_that_both_majors_know(teacher, tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "saved")
+    export_onnx(teacher, AutoTokenizer.from_pretrained(tmp_path / "saved"), tmp_path / "onnx", max_length=64)
+    settings = json.loads((tmp_path / "onnx" / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
 
 
 @pytest.mark.onnx

@@ -1,6 +1,7 @@
 """int8 files that are int8."""
 
 import collections
+import json
 import logging
 
 import numpy as np
@@ -22,7 +23,7 @@ def engine(request, monkeypatch):
     if request.param == "optimum":
         pytest.importorskip("optimum.exporters.onnx.convert", exc_type=ImportError)
     else:
-        monkeypatch.setattr(quantization, "_optimum_is_usable", lambda: False)
+        monkeypatch.setattr(quantization, "optimum_is_usable", lambda: False)
     return request.param
 
 
@@ -78,13 +79,13 @@ def test_parts_kept_in_float_stay_in_float(exported, engine):
 
 
 @pytest.mark.onnx
-@pytest.mark.parametrize("cpu", list(quantization._SETTINGS))
+@pytest.mark.parametrize("cpu", list(quantization.WEIGHT_SETTINGS))
 def test_both_engines_make_the_same_file_for_each_kind_of_cpu(exported, tokenizer, monkeypatch, cpu):
     pytest.importorskip("optimum.exporters.onnx.convert", exc_type=ImportError)
-    monkeypatch.setattr(quantization, "_cpu_configuration", lambda: cpu)
+    monkeypatch.setattr(quantization, "cpu_configuration", lambda: cpu)
     results, logits = [], []
     for usable in (True, False):
-        monkeypatch.setattr(quantization, "_optimum_is_usable", lambda usable=usable: usable)
+        monkeypatch.setattr(quantization, "optimum_is_usable", lambda usable=usable: usable)
         results.append(quantize_dynamic(exported))
         logits.append(predict_logits(onnx_runner(results[-1]["path"]), tokenizer, TEXTS))
     assert [result.pop("engine") for result in results] == ["optimum", "onnxruntime"]
@@ -110,7 +111,7 @@ def test_both_engines_make_the_same_file_for_each_kind_of_cpu(exported, tokenize
 def test_the_configuration_follows_the_cpu(monkeypatch, machine, flags, expected):
     monkeypatch.setattr(quantization.platform, "machine", lambda: machine)
     monkeypatch.setattr(quantization, "_cpu_flags", lambda: flags)
-    assert quantization._cpu_configuration() == expected
+    assert quantization.cpu_configuration() == expected
 
 
 def test_a_cpu_of_which_nothing_can_be_read_has_no_flags(monkeypatch):
@@ -131,6 +132,16 @@ def test_an_unknown_part_is_refused(exported):
         quantize_dynamic(exported, keep_float=("head",))
 
 
+def test_a_model_with_code_in_another_repository_is_quantized_without_it(exported):
+    settings = json.loads((exported / "config.json").read_text())
+    text = json.dumps(settings | {"auto_map": {"AutoConfig": "someone/net--net.NetConfig"}})
+    (exported / "config.json").write_text(text)
+    try:
+        assert quantize_dynamic(exported)["engine"] == "onnxruntime"
+    finally:
+        (exported / "config.json").write_text(json.dumps(settings))
+
+
 def test_a_graph_in_which_nothing_becomes_an_integer_is_refused_and_not_written(tmp_path, engine):
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2])
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2])
@@ -144,7 +155,7 @@ def test_a_graph_in_which_nothing_becomes_an_integer_is_refused_and_not_written(
 
 
 def test_the_root_logger_is_left_alone(exported, monkeypatch, caplog):
-    monkeypatch.setattr(quantization, "_optimum_is_usable", lambda: False)
+    monkeypatch.setattr(quantization, "optimum_is_usable", lambda: False)
     handlers, filters = list(logging.getLogger().handlers), list(logging.getLogger().filters)
     quantize_dynamic(exported)
     assert (logging.getLogger().handlers, logging.getLogger().filters) == (handlers, filters)

@@ -10,7 +10,7 @@ from student_zoo import toy_rows, train_student
 
 from distil_trainer.export import static_quantization
 from distil_trainer.export.onnx import export_onnx, onnx_runner
-from distil_trainer.export.quantization import _SETTINGS
+from distil_trainer.export.quantization import WEIGHT_SETTINGS
 from distil_trainer.export.static_quantization import choose_calibration_rows, quantize_static
 from distil_trainer.inference import predict_logits
 
@@ -68,11 +68,11 @@ def test_logits_stay_close_and_do_not_depend_on_the_batch(exported, tokenizer):
     assert result["calibration"]["mean_abs_logit_difference"] == pytest.approx(np.abs(difference).mean(), abs=1e-6)
 
 
-@pytest.mark.parametrize("cpu", list(_SETTINGS))
+@pytest.mark.parametrize("cpu", list(WEIGHT_SETTINGS))
 def test_each_kind_of_cpu_gets_its_form_of_weights(exported, tokenizer, monkeypatch, cpu):
-    monkeypatch.setattr(static_quantization, "_cpu_configuration", lambda: cpu)
+    monkeypatch.setattr(static_quantization, "cpu_configuration", lambda: cpu)
     result = quantize_static(exported, tokenizer, TEXTS, max_length=64)
-    signed, reduce_range = _SETTINGS[cpu]
+    signed, reduce_range = WEIGHT_SETTINGS[cpu]
     assert result["cpu_configuration"] == cpu
     assert (result["weight_type"], result["reduce_range"]) == ("QInt8" if signed else "QUInt8", reduce_range)
     assert result["nodes"] == {"QLinearConv": 3, "QGemm": 2, "Gather": 1}

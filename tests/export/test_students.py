@@ -1,5 +1,6 @@
 """Students of every architecture as ONNX, opened by strangers, and as int8 that is int8."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from distil_trainer.export.quantization import quantize_dynamic
 from distil_trainer.export.staging import staged_folder
 from distil_trainer.export.static_quantization import quantize_static
 from distil_trainer.inference import predict_logits, torch_runner
+from distil_trainer.small_tokenizers import word_level_tokenizer
 
 ARCHITECTURES = ["bilstm", "densenet_cnn", "densenet_dsa", "embedding_bag", "glove_cnn", "transformer_cnn"]
 READ_PAIRS = ["bilstm", "embedding_bag", "glove_cnn", "transformer_cnn"]
@@ -82,6 +84,39 @@ def test_a_script_of_the_user_beside_an_export_is_not_replaced(exported_students
         pass
 
 
+@pytest.mark.parametrize("architecture", ["bilstm", "glove_cnn"])
+def test_a_graph_refuses_what_its_network_would_misread(exported_students, tokenizer, architecture):
+    _, folder, single = exported_students(architecture)
+    _, pair_folder, paired = exported_students(architecture, True)
+    with pytest.raises(ValueError, match="this .* reads single texts .type_vocab_size=1. and would read the pair as"):
+        predict_logits(onnx_runner(single["path"]), tokenizer, TEXTS, TEXTS)
+    with pytest.raises(ValueError, match="compares the two texts of a pair .* no token of the batch is of a second"):
+        predict_logits(onnx_runner(paired["path"]), tokenizer, TEXTS)
+    with pytest.raises(ValueError, match="A token has the number 2147483647, .* table of 3000.*pairs=True"):
+        predict_logits(onnx_runner(single["path"]), word_level_tokenizer(TEXTS), TEXTS, TEXTS)
+    with pytest.raises(ValueError, match="reads single texts"):
+        quantize_static(folder, tokenizer, TEXTS, TEXTS)
+    with pytest.raises(ValueError, match="compares the two texts of a pair"):
+        quantize_static(pair_folder, tokenizer, TEXTS)
+
+
+def test_token_types_of_pairs_are_not_invented(exported_students, tokenizer):
+    model, _, exported = exported_students("bilstm", True)
+    silent = copy.deepcopy(tokenizer)
+    silent.model_input_names = ["input_ids", "attention_mask"]
+    for runner in (torch_runner(model), onnx_runner(exported["path"])):
+        with pytest.raises(ValueError, match="compares the two texts of a pair"):
+            predict_logits(runner, silent, TEXTS, TEXTS[::-1])
+
+
+def test_a_graph_of_another_padding_token_is_not_made(tokenizer, tmp_path):
+    student = train_student("embedding_bag", tokenizer)
+    student.config.pad_token_id = 3
+    with pytest.raises(ValueError, match="has pad_token_id=3, its tokenizer has 0 "):
+        export_onnx(student, tokenizer, tmp_path / "onnx")
+    assert not (tmp_path / "onnx").exists()
+
+
 @pytest.mark.onnx
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -93,6 +128,11 @@ def test_optimum_loads_a_registered_student(exported_students, tokenizer, archit
     inputs = tokenizer(TEXTS, padding=True, return_tensors="pt")
     expected = predict_logits(torch_runner(model), tokenizer, TEXTS)
     np.testing.assert_allclose(loaded(**inputs).logits.numpy(), expected, rtol=0, atol=1e-4)
+    quantize = INT8[architecture][0]
+    path = (quantize(folder) if quantize is quantize_dynamic else quantize(folder, tokenizer, TEXTS))["path"]
+    quantized = optimum.ORTModelForSequenceClassification.from_pretrained(folder, file_name="model_quantized.onnx")
+    expected = onnx_runner(path)({name: values.numpy() for name, values in inputs.items()})
+    np.testing.assert_allclose(quantized(**inputs).logits.numpy(), expected, rtol=0, atol=1e-6)
 
 
 _STRANGER = """
@@ -156,20 +196,23 @@ def test_int8_is_int8_small_and_answers_as_float_does(exported_students, tokeniz
     assert result["size_bytes"] < 0.4 * result["float_size_bytes"]
     run = onnx_runner(result["path"])
     expected = predict_logits(onnx_runner(folder / "model.onnx"), tokenizer, OTHER_TEXTS, other_seconds).argmax(1)
-    assert np.mean(expected == LABELS) > 0.95  # it learned something, so that agreement means something
+    gold = np.array(LABELS) & np.array(LABELS[::-1] if pairs else LABELS)
+    assert np.mean(expected == gold) > 0.95  # it learned something, so that agreement means something
     for tokens_per_batch in (1, 32 * 16):
         actual = predict_logits(run, tokenizer, OTHER_TEXTS, other_seconds, tokens_per_batch=tokens_per_batch)
         assert np.mean(actual.argmax(1) == expected) >= 0.98
     for length in (1, 64):  # lengths that calibration has not seen, and a row of nothing but padding
         inputs = {name: np.ones((2, length), np.int64) for name in ("input_ids", "attention_mask")}
         inputs["attention_mask"][1] = 0
+        if pairs:
+            inputs["token_type_ids"] = (np.arange(length) >= length // 2)[None].astype(np.int64).repeat(2, axis=0)
         assert np.isfinite(run(inputs)).all()
 
 
-@pytest.mark.parametrize("cpu", list(quantization._SETTINGS))
+@pytest.mark.parametrize("cpu", list(quantization.WEIGHT_SETTINGS))
 def test_dynamic_convolutions_have_unsigned_weights_on_any_cpu(exported_students, monkeypatch, cpu):
     _, folder, _ = exported_students("glove_cnn")
-    monkeypatch.setattr(quantization, "_cpu_configuration", lambda: cpu)
+    monkeypatch.setattr(quantization, "cpu_configuration", lambda: cpu)
     result = quantize_dynamic(folder)
     assert (result["engine"], result["cpu_configuration"]) == ("onnxruntime", cpu)
     assert (result["weight_type"], result["reduce_range"]) == ("QUInt8", False)
@@ -184,7 +227,7 @@ def test_both_engines_make_the_same_file_of_convolutions(exported_students, toke
     _, folder, _ = exported_students("glove_cnn")
     results = [quantize_dynamic(folder)]
     logits = [predict_logits(onnx_runner(results[0]["path"]), tokenizer, TEXTS)]
-    monkeypatch.setattr(quantization, "_code_files", lambda folder: set())  # as of a stock model with convolutions
+    monkeypatch.setattr(quantization, "brings_code", lambda folder: False)  # as of a stock model with convolutions
     results.append(quantize_dynamic(folder))
     logits.append(predict_logits(onnx_runner(results[1]["path"]), tokenizer, TEXTS))
     assert [result.pop("engine") for result in results] == ["onnxruntime", "optimum"]

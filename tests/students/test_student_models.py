@@ -10,6 +10,7 @@ import torch
 from tiny_students import (
     ARCHITECTURES,
     NETWORKS,
+    PAIR_NETWORKS,
     SINGLE_NETWORKS,
     TABLE_NETWORKS,
     VOCAB_SIZE,
@@ -23,7 +24,7 @@ from tiny_students import (
 from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForSequenceClassification, pipeline
 
-from distil_trainer.inference import forward_names
+from distil_trainer.inference import forward_names, predict_logits, torch_runner
 from distil_trainer.students import (
     BilstmConfig,
     BilstmForSequenceClassification,
@@ -209,6 +210,36 @@ def test_a_text_classification_pipeline_takes_the_student(name, tokenizer):
     assert {entry["label"]: entry["score"] for entry in answer} == pytest.approx(
         {"negative": float(expected[0]), "positive": float(expected[1])}, abs=1e-6
     )
+
+
+@pytest.mark.parametrize("name", SINGLE_NETWORKS)
+def test_a_student_of_single_texts_refuses_a_pair_wherever_it_comes_from(name, tokenizer):
+    student = make_student(name)
+    message = "a token of a second text, but this student reads single texts"
+    with pytest.raises(ValueError, match=message):
+        pipeline("text-classification", model=student, tokenizer=tokenizer)({"text": "good", "text_pair": "bad"})
+    with pytest.raises(ValueError, match=message):
+        predict_logits(torch_runner(student), tokenizer, ["good"], ["bad"])
+
+
+@pytest.mark.parametrize("name", PAIR_NETWORKS)
+def test_a_student_of_pairs_refuses_single_texts_but_not_a_pair_with_an_empty_text(name, tokenizer):
+    student = make_student(name)
+    message = "compares the two texts of a pair .type_vocab_size=2., and was given a single text"
+    with pytest.raises(ValueError, match=message):
+        pipeline("text-classification", model=student, tokenizer=tokenizer)("good")
+    with pytest.raises(ValueError, match=message):
+        predict_logits(torch_runner(student), tokenizer, ["good", "bad film"])
+    with pytest.raises(ValueError, match=message):  # types on padding alone say nothing
+        run(
+            student,
+            {
+                **make_batch([(torch.tensor([3]), torch.tensor([0]))], width=2),
+                "token_type_ids": torch.tensor([[0, 1]]),
+            },
+        )
+    assert np.isfinite(predict_logits(torch_runner(student), tokenizer, ["good", ""], ["", ""])).all()
+    run(student, make_batch([(torch.tensor([3]), torch.tensor([0])), (torch.tensor([3]), torch.tensor([1]))]))
 
 
 @pytest.mark.parametrize("name", NETWORKS)

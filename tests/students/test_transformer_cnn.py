@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from tiny_students import checkpoint_gradients, make_batch, make_rows, make_student, run
+from tiny_students import checkpoint_gradients, make_batch, make_config, make_rows, make_student, run
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
@@ -142,6 +142,16 @@ def test_an_encoder_decoder_is_refused():
     config = T5Config(vocab_size=50, d_model=16, d_ff=16, num_layers=1, num_heads=2, d_kv=8)
     with pytest.raises(ValueError, match="Of an encoder-decoder"):
         TransformerCnnForSequenceClassification.from_encoder(T5ForSequenceClassification(config))
+
+
+class OwnConfig(BertConfig):
+    model_type = "own_bert"
+
+
+@pytest.mark.parametrize("encoder", [OwnConfig(), OwnConfig().to_dict(), make_config("bilstm"), {"hidden_size": 8}])
+def test_an_encoder_whose_code_would_not_be_saved_is_refused(encoder):
+    with pytest.raises(ValueError, match="encoder_config has model_type=.*Its code would not be saved"):
+        TransformerCnnConfig(encoder)
 
 
 def test_the_attention_asked_for_at_loading_reaches_the_encoder(tmp_path):

@@ -87,7 +87,7 @@ def make_rows(pairs):
     rows = []
     for length in _LENGTHS:
         ids = torch.randint(1, VOCAB_SIZE, (length,), generator=generator)
-        rows.append((ids, (torch.arange(length) >= (length + 1) // 2).long() * pairs))
+        rows.append((ids, (torch.arange(length) >= length // 2).long() * pairs))
     return rows
 
 

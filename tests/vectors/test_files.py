@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distil_trainer.vectors import files
-from distil_trainer.vectors.files import read_vectors, words_of_file
+from distil_trainer.vectors.files import check_vector_file, read_vectors, words_of_file
 
 WORDS = ["the", "film", "한국", "café", "n't"]
 VECTORS = np.arange(15, dtype=np.float32).reshape(5, 3) / 7 - 1
@@ -83,6 +83,11 @@ def test_a_word_with_spaces_has_its_vector_in_the_last_fields(write):
     np.testing.assert_allclose(matrix, [[1.5, 2.5, 3.5], [7, 8, 9], VECTORS[0]])
 
 
+def test_a_word_with_spaces_may_begin_with_a_word_in_use(write):
+    path = write("glove.txt", text_lines() + ". . . 4 5 6\nat name@domain.com 1 2 3\nto infinity 1 2 3\n2000 1 2 3\n")
+    assert read_vectors(path, [".", "at", "to", "2000", "the"])[1].tolist() == [False, False, False, True, True]
+
+
 def test_the_first_vector_of_a_word_counts_with_one_warning(write, caplog):
     path = write("twice.txt", text_lines() + "the 9 9 9\nthe 8 8 8\nfilm 7 7 7\nunused 1 1 1\nunused 2 2 2\n")
     with caplog.at_level(logging.WARNING):
@@ -91,10 +96,12 @@ def test_the_first_vector_of_a_word_counts_with_one_warning(write, caplog):
     assert len(caplog.records) == 1 and "has 3 word(s) in use more than once" in caplog.text
 
 
-def test_words_of_broken_bytes_are_passed_over(write):
+def test_words_of_broken_bytes_are_passed_over_with_one_warning(write, caplog):
     content = text_lines().encode() + b"caf\xe9 1 2 3\n\xff\xfe 1 2 3\n"
     path = write("some.vec", content)
-    assert read_vectors(path, WORDS)[1].all()
+    with caplog.at_level(logging.WARNING):
+        assert read_vectors(path, WORDS)[1].all()
+    assert len(caplog.records) == 1 and "has 2 word(s) that are not in UTF-8" in caplog.text
     assert list(words_of_file(path)) == WORDS
 
 
@@ -116,7 +123,32 @@ def test_memory_depends_on_the_words_in_use_and_not_on_the_file(write, monkeypat
     assert peak < 1e6
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_beginning_of_a_good_file_is_accepted(name, write):
+    check_vector_file(write(name, FORMATS[name]), 3)
+
+
+def test_a_file_is_checked_without_being_read_whole(write):
+    path = write("large.txt", text_lines(["word"] * 200, np.ones((200, 3))) + "short 1 2\n")
+    check_vector_file(path, 3)
+    with pytest.raises(ValueError, match="line 201"):
+        read_vectors(path, WORDS)
+
+
 # What is refused
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"the 1 2 3\ncat 1 2 3 4\ndog 7 8 9\n", r"line 2 \('cat 1'\) has 4 numbers where 3 are expected"),
+        (b"3 3\nthe 1 2 3\nCat 1 2 3 4 5\ndog 7 8 9\n", r"line 3 \('Cat 1 2'\) has 5 numbers where 3 are expected"),
+        (b"the 1 2\ncat 1 2 3\ndog 7 8 9\n", r"line 2 \('cat 1'\) has 3 numbers where 2 are.* as in the file's first"),
+    ],
+)
+def test_a_line_with_too_many_numbers_is_refused(content, message, write):
+    with pytest.raises(ValueError, match=message):
+        read_vectors(write("ragged.txt", content), ["the", "cat", "dog"])
 
 
 @pytest.mark.parametrize(
@@ -170,6 +202,15 @@ def test_damaged_binary_files_are_refused(content, message, write, monkeypatch):
 def test_another_width_than_asked_for_is_refused(name, write):
     with pytest.raises(ValueError, match="has vectors of 3 numbers, but size=300"):
         read_vectors(write(name, FORMATS[name]), WORDS, size=300)
+    with pytest.raises(ValueError, match="has vectors of 3 numbers, but size=300"):
+        check_vector_file(write(name, FORMATS[name]), 300)
+
+
+def test_a_file_that_is_damaged_where_it_begins_does_not_pass_the_check(write, tmp_path):
+    with pytest.raises(ValueError, match="line 6.*has 2 numbers where 3 are expected"):
+        check_vector_file(write("bad.txt", text_lines() + "short 1 2\n"), 3)
+    with pytest.raises(FileNotFoundError, match="there is no such file of word vectors"):
+        check_vector_file(tmp_path / "absent.txt", 3)
 
 
 def test_a_path_without_a_file_is_refused(tmp_path):

@@ -10,7 +10,12 @@ from vocabulary import WORDS
 
 from distil_trainer.states import pool_states
 from distil_trainer.vectors import from_teacher
-from distil_trainer.vectors.from_teacher import frequency_weights, teacher_vectors, words_of_tokenizer
+from distil_trainer.vectors.from_teacher import (
+    check_teacher_states,
+    frequency_weights,
+    teacher_vectors,
+    words_of_tokenizer,
+)
 from distil_trainer.vectors.surfaces import Surface
 
 KNOWN = [Surface(word, True) for word in WORDS]
@@ -113,10 +118,30 @@ def test_frequent_words_weigh_less():
 
 
 def test_more_columns_than_there_are_components_are_refused(teacher, tokenizer):
-    with pytest.raises(ValueError, match=r"size=33, but 42 words with states of 32 numbers \(1 layer.*Give size=32"):
+    with pytest.raises(
+        ValueError, match=r"size=33, but 42 words.*, with states of 32 numbers \(1 layer.*Give size=32"
+    ):
         teacher_vectors(teacher, tokenizer, KNOWN, 33, layers=(-1,))
-    with pytest.raises(ValueError, match="size=6, but 5 words.*Give size=5 or less"):
-        teacher_vectors(teacher, tokenizer, KNOWN[:5], 6)
+    with pytest.raises(ValueError, match=r"size=5, but 5 words that the teacher knows \(of 5\).*Give size=4 or less"):
+        teacher_vectors(teacher, tokenizer, KNOWN[:5], 5)
+
+
+def test_words_that_the_teacher_does_not_know_give_no_components(teacher, tokenizer):
+    words = [*KNOWN[:5], *(Surface(f"unheard{number}", True) for number in range(9))]
+    with pytest.raises(ValueError, match=r"size=5, but 5 words that the teacher knows \(of 14\).*Give size=4 or less"):
+        teacher_vectors(teacher, tokenizer, words, 5)
+    vectors, known = teacher_vectors(teacher, tokenizer, words)
+    assert vectors.shape == (14, 4) and np.linalg.matrix_rank(vectors[known]) == 4
+    vectors, known = teacher_vectors(teacher, tokenizer, words[5:], 3)
+    assert not vectors.any() and vectors.shape == (9, 3) and not known.any()
+
+
+def test_a_teacher_is_checked_by_one_word(any_teacher):
+    teacher, tokenizer = any_teacher
+    width = 2 * teacher.config.hidden_size
+    check_teacher_states(teacher, tokenizer, width)
+    with pytest.raises(ValueError, match=f"size={width + 1}, but the states of this .* have {width} numbers"):
+        check_teacher_states(teacher, tokenizer, width + 1)
 
 
 @pytest.mark.parametrize("layers", [(), (5,), (-6,), (0, 9)])

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from vocabulary import WORDS
 
 from distil_trainer.small_tokenizers import train_tokenizer, word_level_tokenizer
-from distil_trainer.vectors import WordVectors, word_vectors
+from distil_trainer.vectors import WordVectors, check_source, word_vectors
 
 TEXTS = ["the good film", "the film is bad", "good good plot !", "the [MASK] unheard"]
 FILE = {"the": [1, 2], "film": [3, 5], "good": [-2, 4], "bad": [0.5, -3], "zebra": [9, 9], "is": [2, 2], "ant": [8, 1]}
@@ -168,8 +168,16 @@ def test_texts_that_can_be_read_only_once_are_refused(path):
 
 @pytest.mark.parametrize("source", [None, 3, ["vectors.txt"], ("a", "b", "c")])
 def test_what_is_no_source_is_refused(source):
-    with pytest.raises(TypeError, match="source is a .*needs the path of a file of word vectors, or"):
-        word_vectors(TEXTS, source)
+    for call in (lambda: word_vectors(TEXTS, source), lambda: check_source(source, 2)):
+        with pytest.raises(TypeError, match="source is a .*needs the path of a file of word vectors, or"):
+            call()
+
+
+@both_sources
+def test_a_source_of_another_width_is_found_out_without_texts(source):
+    check_source(source, 2)
+    with pytest.raises(ValueError, match="size=65, but the states of this Bert|has vectors of 2 numbers, but size=65"):
+        check_source(source, 65)
 
 
 @pytest.mark.parametrize(
@@ -196,8 +204,8 @@ def test_a_weight_that_is_no_weight_is_refused(sif, teacher, tokenizer):
 
 
 def test_the_default_width_of_a_teachers_vectors_is_300_or_the_largest_below(teacher, tokenizer):
-    assert word_vectors(TEXTS, (teacher, tokenizer)).matrix.shape[1] == 8  # there are no more words
-    with pytest.raises(ValueError, match="size=300, but 8 words with states of 64 numbers.*Give size=8"):
+    assert word_vectors(TEXTS, (teacher, tokenizer)).matrix.shape[1] == 5  # it knows six of the words
+    with pytest.raises(ValueError, match=r"size=300, but 6 words.*\(of 8\), with states of 64 numbers.*Give size=5"):
         word_vectors(TEXTS, (teacher, tokenizer), size=300)
 
 
