@@ -10,7 +10,8 @@ from accelerate import PartialState
 from distil_trainer.evaluation import compare, evaluate_logits
 from distil_trainer.export import onnx_runner, ship
 from distil_trainer.hub import push_model_folder
-from distil_trainer.inference import padding_side, predict_logits, torch_runner
+from distil_trainer.inference import predict_logits, torch_runner
+from distil_trainer.input_checks import padding_side
 from distil_trainer.labels import dataset_label_names, label_permutation, model_label_names
 from distil_trainer.latency import measure_latencies
 from distil_trainer.model_card import render_model_card

@@ -5,7 +5,7 @@ import os
 
 import torch
 
-from distil_trainer.inference import padding_side
+from distil_trainer.input_checks import padding_side
 from distil_trainer.labels import dataset_label_names, gold_label_column, label_permutation, model_label_names
 from distil_trainer.tasks import REGRESSION, SINGLE_LABEL, problem_type
 

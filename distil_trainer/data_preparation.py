@@ -3,7 +3,8 @@
 import logging
 
 from distil_trainer.augmentation.audit import drop_leaks, texts_of
-from distil_trainer.inference import check_end_tokens, check_padding, check_pairs, forward_names
+from distil_trainer.inference import forward_names
+from distil_trainer.input_checks import check_end_tokens, check_padding, check_pairs
 from distil_trainer.label_columns import read_labels
 from distil_trainer.labels import gold_label_column, model_label_names, reads_gold_labels
 from distil_trainer.preflight import check_lengths, check_token_lengths

@@ -14,7 +14,8 @@ from datasets import ClassLabel, Dataset, Features, Sequence, Value
 from datasets.utils._dill import pklregister
 from tqdm.auto import tqdm
 
-from distil_trainer.inference import check_padding, check_pairs, padding_side, predict_logits, torch_runner
+from distil_trainer.inference import predict_logits, torch_runner
+from distil_trainer.input_checks import check_padding, check_pairs, padding_side
 from distil_trainer.label_store import KEY_DTYPE, LogitStore, text_keys
 from distil_trainer.labeled_dataset import describe_teacher
 from distil_trainer.teacher_key import name_teacher, resolve_dtype, teacher_key

@@ -10,7 +10,7 @@ from huggingface_hub import try_to_load_from_cache
 from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig
 
 import distil_trainer.students  # noqa: F401  makes their folders loadable, with no code from the folders
-from distil_trainer.inference import check_padding
+from distil_trainer.input_checks import check_padding
 from distil_trainer.labels import label_permutation, model_label_names
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 import xxhash
 
-from distil_trainer.inference import padding_side
+from distil_trainer.input_checks import padding_side
 
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 # Facts about where a model came from, which leave its logits as they are.

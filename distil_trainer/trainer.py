@@ -11,7 +11,8 @@ from distil_trainer.arguments import DistillationArguments
 from distil_trainer.collator import DistillationCollator
 from distil_trainer.compatibility import check_not_sharded, match_labels, positive_label, set_label_names
 from distil_trainer.data_preparation import TEACHER_COLUMNS, DataPreparation, datasets_by_name
-from distil_trainer.inference import forward_names, padding_side
+from distil_trainer.inference import forward_names
+from distil_trainer.input_checks import padding_side
 from distil_trainer.interruption import SaveOnInterrupt
 from distil_trainer.loading import name_tokenizer_class
 from distil_trainer.loss_plan import check_optimizers, plan_losses

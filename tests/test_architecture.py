@@ -15,6 +15,7 @@ PIPELINE = [
     ["students"],
     ["text", "tasks", "columns", "labels", "run_folder", "data", "losses", "sampler", "schedules", "term_means"],
     ["alignment", "states"],
+    ["input_checks"],
     ["inference", "matches", "matching", "arguments", "command_line", "compatibility"],
     ["augmentation"],
     ["label_store", "labeled_dataset", "teacher_key", "labeling"],

@@ -9,7 +9,8 @@ import torch
 from transformers import GPT2Config, PretrainedConfig
 
 from distil_trainer import inference
-from distil_trainer.inference import check_padding, check_pairs, length_sorted_batches, predict_logits, torch_runner
+from distil_trainer.inference import length_sorted_batches, predict_logits, torch_runner
+from distil_trainer.input_checks import check_padding, check_pairs
 from distil_trainer.students import TransformerCnnConfig
 
 

@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from distil_trainer.inference import padding_side
+from distil_trainer.input_checks import padding_side
 from distil_trainer.states import ModelShape, StateReader, head_token, model_shape, pool_states, select_token
 from distil_trainer.students import TransformerCnnConfig
 

@@ -10,7 +10,8 @@ from vocabulary import LABELS
 from zoo import make_teacher, make_tokenizer
 
 from distil_trainer.collator import DistillationCollator
-from distil_trainer.inference import check_end_tokens, check_padding, padding_side, predict_logits, torch_runner
+from distil_trainer.inference import predict_logits, torch_runner
+from distil_trainer.input_checks import check_end_tokens, check_padding, padding_side
 from distil_trainer.labeling import TeacherLabeler
 from distil_trainer.loading import load_classifier
 

@@ -10,7 +10,8 @@ from distil_trainer.export.onnx import export_onnx, onnx_runner
 from distil_trainer.export.quantization import quantize_dynamic
 from distil_trainer.export.staging import staged_folder
 from distil_trainer.export.static_quantization import choose_calibration_rows, quantize_static
-from distil_trainer.inference import check_pairs, padding_side, predict_logits, torch_runner
+from distil_trainer.inference import predict_logits, torch_runner
+from distil_trainer.input_checks import check_pairs, padding_side
 from distil_trainer.labels import dataset_label_names, label_permutation, model_label_names
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ import torch
 from transformers import CONFIG_MAPPING
 
 from distil_trainer.export.staging import staged_folder
-from distil_trainer.inference import check_network_inputs, check_padding, forward_names, torch_runner
+from distil_trainer.inference import forward_names, torch_runner
+from distil_trainer.input_checks import check_network_inputs, check_padding
 from distil_trainer.loading import name_tokenizer_class
 from distil_trainer.students import StudentConfig
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from distil_trainer.augmentation.audit import drop_leaks, texts_of
 from distil_trainer.columns import check_column
-from distil_trainer.inference import check_end_tokens, check_padding, check_pairs
+from distil_trainer.input_checks import check_end_tokens, check_padding, check_pairs
 from distil_trainer.label_columns import read_labels
 from distil_trainer.labels import model_label_names
 from distil_trainer.preflight.lengths import check_lengths, check_token_lengths, share_truncated

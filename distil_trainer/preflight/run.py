@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from distil_trainer.inference import forward_names, padding_side
+from distil_trainer.inference import forward_names
+from distil_trainer.input_checks import padding_side
 from distil_trainer.labels import gold_label_column, reads_gold_labels
 from distil_trainer.loss_plan import plan_losses
 from distil_trainer.tasks import problem_type

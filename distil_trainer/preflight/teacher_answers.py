@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from distil_trainer.inference import padding_side, predict_logits, torch_runner
+from distil_trainer.inference import predict_logits, torch_runner
+from distil_trainer.input_checks import padding_side
 from distil_trainer.label_columns import read_labels
 from distil_trainer.labels import dataset_label_names, label_permutation, model_label_names
 from distil_trainer.objective import logit_loss_name

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from distil_trainer.inference import forward_names, length_sorted_batches, padding_side
+from distil_trainer.inference import forward_names, length_sorted_batches
+from distil_trainer.input_checks import padding_side
 from distil_trainer.vectors.surfaces import Surface, surfaces
 
 # The standard deviation of an entry in GloVe's vectors of 300 numbers is about 0.4, in word2vec's about 0.15.
