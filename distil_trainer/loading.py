@@ -77,7 +77,9 @@ def name_tokenizer_class(folder):
     settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if settings.get("tokenizer_class") == "TokenizersBackend":
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary = path.with_name(f"{path.name}.tmp")
+        temporary.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.replace(path)
 
 
 def _config_dict(name, revision):
