@@ -1,11 +1,14 @@
 """What networks over word vectors keep of a teacher on SST-2, with and without the teacher and augmentation.
 
     python benchmarks/student_study.py [--students bilstm] [--steps 1500] [--seeds 1 2 3] [--output study.json]
+    python benchmarks/student_study.py --labels 5000 --teacher pretrained/model [--output few_labels.json]
 
 Each network starts from word vectors distilled from the teacher, and is trained three ways for the same number of
 steps: on the teacher's logits of augmented sentences, on its logits of the original sentences, and on the gold labels
 of those. That last one still has the teacher's vectors, so a fourth, with random vectors, is the control that has
-nothing of the teacher. A seed decides initial weights, order and dropout; validation chooses nothing, and is scored
+nothing of the teacher. With `--labels` only so many sentences keep their gold label: the teacher is a pretrained
+encoder fine-tuned here on those alone, the controls train on those alone, and the students learn from its logits of
+all sentences. A seed decides initial weights, order and dropout; validation chooses nothing, and is scored
 once at the end of each run. Each run is added to the output as it ends; a second start goes on with the missing ones.
 """
 
@@ -31,7 +34,9 @@ from distil_trainer import (
     RuleAugmenter,
     TeacherLabeler,
     compare,
+    dataset_label_names,
     drop_duplicates_and_leaks,
+    fine_tune_teacher,
     load_classifier,
     word_vectors,
 )
@@ -53,6 +58,7 @@ CONTROLS = WAYS[2:]
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default=str(SHARED / "models" / "minilm-sst2"))
+    parser.add_argument("--labels", type=int, help="gold labels in all; without it every sentence has its own")
     parser.add_argument("--analyzer", default=str(SHARED / "models" / "en_ud_sm"))
     parser.add_argument("--data", default=str(SHARED / "data" / "sst2"), help="folder of train and validation.parquet")
     parser.add_argument("--students", nargs="+", default=list(STUDENTS), choices=list(STUDENTS))
@@ -78,18 +84,22 @@ class Study:
 
     def __init__(self, options):
         self.options = options
-        self.teacher, self.tokenizer = load_classifier(options.teacher)
         rows = load_dataset(
             "parquet", data_files={name: f"{options.data}/{name}.parquet" for name in ("train", "validation")}
         )
         self.validation = rows["validation"]
+        train, _ = drop_duplicates_and_leaks(rows["train"], self.validation["sentence"])
+        # The control learns from as many gold labels as the teacher did.
+        self.gold = train.shuffle(seed=13).select(range(options.labels)) if options.labels else train
+        self.teacher, self.tokenizer = self.fine_tuned() if options.labels else load_classifier(options.teacher)
         labeler = TeacherLabeler(self.teacher, self.tokenizer)
-        self.originals, self.augmented = self.labelled(rows["train"], labeler)
+        self.originals, self.augmented = self.labelled(train, labeler)
         self.vectors = {}
         self.output = Path(options.output)
         self.results = {
             "settings": {"teacher": labeler.fingerprint, "students": STUDENTS, "batch_size": options.batch_size},
             "rows": {
+                "gold": len(self.gold),
                 "originals": len(self.originals),
                 "augmented": len(self.augmented),
                 "validation": len(self.validation),
@@ -110,12 +120,36 @@ class Study:
         scored = labeler.map(self.validation)
         self.results["teacher_logits"] = np.asarray(scored["teacher_logits"]).round(4).tolist()
 
+    def fine_tuned(self):
+        """Return the pretrained encoder fine-tuned on the gold labels, and its tokenizer; made once."""
+        folder = Path(self.options.work) / f"teacher_of_{len(self.gold)}_labels"
+        if not folder.exists():
+            names = dataset_label_names(self.gold, "label")
+            teacher, tokenizer = load_classifier(self.options.teacher, label_names=names, to_be_trained=True)
+            with tempfile.TemporaryDirectory() as checkpoints:
+                args = DistillationArguments(
+                    checkpoints,
+                    num_train_epochs=4,
+                    per_device_train_batch_size=32,
+                    per_device_eval_batch_size=256,
+                    learning_rate=1e-4,
+                    warmup_steps=100,
+                    weight_decay=0.01,
+                    length_grouped_batches=True,
+                    save_strategy="no",
+                    seed=1,
+                    disable_tqdm=True,
+                )
+                teacher, _ = fine_tune_teacher(teacher, tokenizer, self.gold, self.validation, args, select_by=None)
+            teacher.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        return load_classifier(folder)
+
     def labelled(self, train, labeler):
         """Return the original sentences and the augmented ones, with the teacher's logits; made once."""
         work = Path(self.options.work) / f"{self.options.copies}_copies_{labeler.fingerprint}"
         folders = [work / name for name in ("originals", "augmented")]
         if not all(folder.exists() for folder in folders):
-            train, _ = drop_duplicates_and_leaks(train, self.validation["sentence"])
             augmenter = RuleAugmenter.from_corpus(
                 train["sentence"], analyzer=self.options.analyzer, copies=self.options.copies, seed=13
             )
@@ -180,7 +214,7 @@ class Study:
             trainer = DistillationTrainer(
                 student,
                 args,
-                train_dataset=self.augmented if way == WAYS[0] else self.originals,
+                train_dataset={WAYS[0]: self.augmented, WAYS[1]: self.originals}.get(way, self.gold),
                 eval_dataset=self.validation,
                 processing_class=tokenizer,
             )
@@ -212,7 +246,7 @@ def print_tables(results):
         print(
             f"\nSST-2 validation accuracy %, n = {len(labels)}; {steps} steps; seeds {', '.join(seeds)}; "
             f"teacher {teacher:.1f}; {results['rows']['augmented']:,} augmented and "
-            f"{results['rows']['originals']:,} original sentences"
+            f"{results['rows']['originals']:,} original sentences, {results['rows']['gold']:,} gold labels"
         )
         print(f"{'student':<15}{'trained on':<32}{'mean':>6}{'sd':>5}{'share':>7}  each seed")
         for name, way in itertools.product(STUDENTS, WAYS):

@@ -69,7 +69,6 @@ _NAMES = {
     "stages": [
         "load_teacher_and_splits",
         "make_student",
-        "make_transfer_set",
         "train_once",
         "without_leaks",
     ],
@@ -78,6 +77,7 @@ _NAMES = {
     "teachers": ["average_teachers"],
     "text": ["MASK_WORD"],
     "trainer": ["DistillationTrainer"],
+    "transfer_set": ["make_transfer_set"],
     "vectors": ["WordVectors", "word_vectors"],
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}

@@ -20,7 +20,6 @@ from distil_trainer.stages import (
     hub_id,
     load_teacher_and_splits,
     make_student,
-    make_transfer_set,
     run_facts,
     short_name,
     split_facts,
@@ -29,6 +28,7 @@ from distil_trainer.stages import (
 )
 from distil_trainer.tasks import problem_type
 from distil_trainer.teacher_key import weights_hash
+from distil_trainer.transfer_set import make_transfer_set
 
 
 def run_recipe(defaults, argv=None, *, recipe):

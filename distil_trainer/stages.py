@@ -1,7 +1,6 @@
 """The stages of a recipe up to the trained student, each done once however often the recipe is started."""
 
 import copy
-import dataclasses
 import json
 import logging
 import os
@@ -15,10 +14,9 @@ from pathlib import Path
 
 import xxhash
 from accelerate import PartialState
-from datasets import load_from_disk
 from transformers import TrainerState, set_seed
 
-from distil_trainer.augmentation import RuleAugmenter, drop_duplicates_and_leaks, drop_leaks, operator_counts, texts_of
+from distil_trainer.augmentation import drop_leaks, texts_of
 from distil_trainer.data import load_splits
 from distil_trainer.labels import dataset_label_names, label_permutation, model_label_names
 from distil_trainer.latency import cpu_name
@@ -132,64 +130,6 @@ def make_student(models, teacher, teacher_tokenizer, label_names, *, seed):
 def needs_remote_code(student):
     """Return whether a model's class is not one of transformers', so that its code must travel with it."""
     return type(student).__module__.partition(".")[0] != "transformers"
-
-
-def make_transfer_set(run, train, evaluation_splits, augmentation, training, *, analyzer=None):
-    """Augment the training texts, and drop duplicates and whatever stands in the evaluation splits.
-
-    Args:
-        run (`RunFolder`): keeps the result.
-        train (`Dataset`): the training split.
-        evaluation_splits (`Iterable[Dataset]`): splits whose texts must not be trained on.
-        augmentation (`AugmentationArguments`): how to augment.
-        training (`DistillationArguments`): names the columns and the seed.
-        analyzer (`Callable`, *optional*): tags words in place of `augmentation.analyzer`; see `RuleAugmenter`.
-
-    Returns:
-        `tuple[Dataset, dict]`: the transfer set, and the report's part `data.transfer`.
-    """
-
-    def build(path):
-        transfer = train
-        if augmentation.copies:
-            processes = min(augmentation.augmentation_num_proc, max(1, len(train) // 10_000))
-            augmenter = RuleAugmenter.from_corpus(
-                train[training.text_column],
-                analyzer=analyzer or augmentation.analyzer,
-                text_column=training.text_column,
-                label_column=training.label_column,
-                copies=augmentation.copies,
-                mask_probability=augmentation.mask_probability,
-                replace_probability=augmentation.replace_probability,
-                ngram_probability=augmentation.ngram_probability,
-                ngram_rule=augmentation.ngram_rule,
-                pool=augmentation.pool,
-                lower=augmentation.lower,
-                seed=training.seed,
-                num_proc=processes if processes > 1 else None,
-            )
-            transfer = train.map(
-                augmenter,
-                batched=True,
-                with_indices=True,
-                remove_columns=train.column_names,
-                num_proc=processes if processes > 1 else None,
-                desc="Augmenting",
-            )
-        columns = training.text_column, training.text_pair_column
-        transfer, counts = drop_duplicates_and_leaks(transfer, texts_of(evaluation_splits, *columns), *columns)
-        transfer.save_to_disk(path)
-        facts = {
-            "rows": len(transfer),
-            "operators": operator_counts(transfer) if augmentation.copies else {"original": len(transfer)},
-            "duplicates": counts["duplicates"],
-            "in_evaluation_data": counts["in_evaluation_data"],
-            "settings": _augmentation_settings(augmentation, analyzer, training.seed),
-        }
-        (path / "facts.json").write_text(json.dumps(facts))
-
-    folder = run.once("transfer_set", build)
-    return load_from_disk(folder), json.loads((folder / "facts.json").read_text())
 
 
 def train_once(
@@ -334,13 +274,3 @@ def _content_hash(dataset):
         for piece in batch.combine_chunks().to_batches():
             digest.update(piece.serialize())
     return digest.hexdigest()
-
-
-def _augmentation_settings(augmentation, analyzer, seed):
-    settings = {**dataclasses.asdict(augmentation), "seed": seed}
-    if analyzer is not None:
-        settings["analyzer"] = getattr(analyzer, "__name__", type(analyzer).__name__)
-    elif augmentation.analyzer is not None:
-        settings["analyzer"] = short_name(augmentation.analyzer)
-    del settings["augmentation_num_proc"]
-    return settings

@@ -30,7 +30,7 @@ PIPELINE = [
     ["export"],
     ["evaluation", "latency", "report", "tables", "plots", "model_card", "hub"],
     ["recipe_arguments", "hyper_parameters"],
-    ["opening", "stages", "closing", "fresh_student"],
+    ["opening", "stages", "transfer_set", "closing", "fresh_student"],
     ["recipe"],
 ]
 RANK = {name: rank for rank, names in enumerate(PIPELINE) for name in names}
