@@ -46,13 +46,13 @@ style: .venv/ready
 .venv/ready: setup.cfg
 	$(PYTHON) -m venv .venv
 	.venv/bin/python $(PIP) $(TORCH)
-	.venv/bin/python $(PIP) --editable ".[onnx,augment,dev]"
+	.venv/bin/python $(PIP) --editable ".[onnx,augment,korean,dev]"
 	touch $@
 
 .venv-v5/ready: setup.cfg
 	$(PYTHON) -m venv .venv-v5
 	.venv-v5/bin/python $(PIP) $(TORCH)
-	.venv-v5/bin/python $(PIP) --editable ".[onnx-direct,augment,test]" "transformers>=5,<6"
+	.venv-v5/bin/python $(PIP) --editable ".[onnx-direct,augment,korean,test]" "transformers>=5,<6"
 	touch $@
 
 clean:

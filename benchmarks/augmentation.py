@@ -121,37 +121,40 @@ def ratio(ours, theirs):
 def sample_in_a_loop(texts, analyses, copies):
     """The same rules written as loops over sentences and words."""
     draw = random.Random(13)
-    analyses = [
-        (text, *(analysis[name][0] for name in ("words", "tags", "gaps")))
-        for text, analysis in zip(texts, analyses, strict=True)
-    ]
-    pool = {}
-    for _, words, tags, _ in analyses:
-        for word, tag in zip(words, tags, strict=True):
-            pool.setdefault(tag, set()).add(word)
-    pool = {tag: sorted(words) for tag, words in pool.items()}
+    pool = words_by_tag(analyses)
     rows = 0
-    for text, words, tags, gaps in analyses:
-        seen = {text}
-        for _ in range(copies):
-            new_words, limit = list(words), len(words) // 2
-            hits = [(position, u) for position in range(len(words)) if (u := draw.random()) < 0.2]
-            hits = draw.sample(hits, min(limit, len(hits)))
-            for position, u in hits:
-                if u < 0.1:
-                    new_words[position] = "[MASK]"
-                elif len(pool[tags[position]]) > 1:
-                    while (word := draw.choice(pool[tags[position]])) == words[position]:
-                        pass
-                    new_words[position] = word
-            longest = min(5, limit - len(hits))
-            if draw.random() < 0.25 and longest >= 1:
-                size = draw.randint(1, longest)
-                start = draw.randint(0, len(words) - size)
-                new_words[start : start + size] = ["[MASK]"] * size
-            seen.add("".join(gap + word for gap, word in zip(gaps, new_words, strict=False)) + gaps[-1])
-        rows += len(seen)
+    for text, analysis in zip(texts, analyses, strict=True):
+        rows += len({text, *(rewrite(analysis, pool, draw) for _ in range(copies))})
     return rows
+
+
+def words_by_tag(analyses):
+    pool = {}
+    for analysis in analyses:
+        for word, tag in zip(analysis["words"][0], analysis["tags"][0], strict=True):
+            pool.setdefault(tag, set()).add(word)
+    return {tag: sorted(words) for tag, words in pool.items()}
+
+
+def rewrite(analysis, pool, draw):
+    """Rewrite one text, word by word."""
+    words, tags, gaps = (analysis[name][0] for name in ("words", "tags", "gaps"))
+    new_words, limit = list(words), len(words) // 2
+    hits = [(position, u) for position in range(len(words)) if (u := draw.random()) < 0.2]
+    hits = draw.sample(hits, min(limit, len(hits)))
+    for position, u in hits:
+        if u < 0.1:
+            new_words[position] = "[MASK]"
+        elif len(pool[tags[position]]) > 1:
+            while (word := draw.choice(pool[tags[position]])) == words[position]:
+                pass
+            new_words[position] = word
+    longest = min(5, limit - len(hits))
+    if draw.random() < 0.25 and longest >= 1:
+        size = draw.randint(1, longest)
+        start = draw.randint(0, len(words) - size)
+        new_words[start : start + size] = ["[MASK]"] * size
+    return "".join(gap + word for gap, word in zip(gaps, new_words, strict=False)) + gaps[-1]
 
 
 class Stage:

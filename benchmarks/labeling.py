@@ -1,10 +1,14 @@
-"""How fast a teacher labels: length-sorted batches against fixed padding, unsorted batches, and the machine's peak."""
+"""How fast a teacher labels: length-sorted batches against fixed padding, unsorted batches, and the machine's peak.
+
+Then the same texts in one process on all cores, and in two processes that share them.
+"""
 
 import argparse
 import json
 import os
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,13 +27,14 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--teacher", default=str(SHARED / "models" / "minilm-sst2"))
     parser.add_argument("--train_file", default=str(SHARED / "data" / "sst2" / "train.parquet"))
     parser.add_argument("--rows", type=int, default=4096)
     parser.add_argument("--fixed_rows", type=int, default=512, help="rows for the slow baseline")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--output", help="write the figures to this JSON file")
+    parser.add_argument("--share_in", help="internal: label as one of several processes, and time it in this folder")
     arguments = parser.parse_args()
     for path in (arguments.teacher, arguments.train_file):
         if not Path(path).exists():
@@ -41,6 +46,9 @@ def main():
     train = Dataset.from_parquet(arguments.train_file).select_columns(["sentence"])
     sample = train.shuffle(seed=0).select(range(arguments.rows))
     texts = list(dict.fromkeys(sample["sentence"]))
+    if arguments.share_in:
+        label_a_share(teacher, tokenizer, texts, Path(arguments.share_in))
+        return
     float32, bfloat16 = torch_runner(teacher), torch_runner(teacher, torch.bfloat16)
     fixed = dict(padding="max_length", max_length=100)
     dynamic = dict(padding=True, max_length=128)
@@ -82,8 +90,10 @@ def main():
                 "share_of_peak": round(useful / peak[dtype], 3),
             }
         )
+    shared = {str(number): processes_rows_per_s(number, len(texts), arguments) for number in (1, 2)}
     result = {
         "rows": len(texts),
+        "processes_rows_per_s": shared,
         "mean_tokens": round(float(lengths.mean()), 2),
         "threads": torch.get_num_threads(),
         "load_average": os.getloadavg()[0],
@@ -107,6 +117,32 @@ def labelled(teacher, tokenizer, texts, dtype):
     with tempfile.TemporaryDirectory() as folder:
         labeler = TeacherLabeler(teacher, tokenizer, dtype=dtype, cache_dir=folder)
         labeler.map(Dataset.from_dict({"sentence": texts}))
+
+
+def processes_rows_per_s(number, num_texts, arguments):
+    """The whole of `map` in processes that share the cores and one empty store; loading the teacher is left out."""
+    rates = []
+    for _ in range(arguments.repetitions):
+        with tempfile.TemporaryDirectory() as folder:
+            launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={number}"]
+            options = ["--teacher", arguments.teacher, "--train_file", arguments.train_file, "--share_in", folder]
+            environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // number))}
+            command = [*launcher, __file__, *options, "--rows", str(arguments.rows)]
+            subprocess.run(command, env=environment, check=True, stderr=subprocess.DEVNULL)
+            seconds = [json.loads(path.read_text()) for path in Path(folder).glob("*.json")]
+        assert len(seconds) == number
+        rates.append(num_texts / max(seconds))
+    return round(statistics.median(rates), 1)
+
+
+def label_a_share(teacher, tokenizer, texts, folder):
+    labeler = TeacherLabeler(teacher, tokenizer, dtype="float32", cache_dir=folder / "store", rows_per_shard=512)
+    dataset = Dataset.from_dict({"sentence": texts})
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+    start = time.perf_counter()
+    labeler.map(dataset)
+    (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(time.perf_counter() - start))
 
 
 def flops(config, lengths):
@@ -135,6 +171,8 @@ def print_table(result):
             f"{row['arm']:36} {row['rows_per_s']:8.0f} {row['times_fixed_padding']:8.1f} "
             f"{row['times_unsorted']:10.1f} {row['useful_gflops']:8.0f} {row['share_of_peak']:8.0%}"
         )
+    one, two = result["processes_rows_per_s"].values()
+    print(f"float32, `map` in one process {one:.0f} rows/s, in two processes {two:.0f}: {two / one:.2f} times as many")
     peak = ", ".join(f"{name} {value:.0f}" for name, value in result["matrix_product_peak_gflops"].items())
     print(
         f"{result['rows']} distinct texts, {result['mean_tokens']} tokens on average; medians. "

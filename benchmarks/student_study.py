@@ -88,7 +88,7 @@ class Study:
             "parquet", data_files={name: f"{options.data}/{name}.parquet" for name in ("train", "validation")}
         )
         self.validation = rows["validation"]
-        train, _ = drop_duplicates_and_leaks(rows["train"], self.validation["sentence"])
+        train, _ = drop_duplicates_and_leaks(rows["train"], self.validation["sentence"], near_threshold=None)
         # The control learns from as many gold labels as the teacher did.
         self.gold = train.shuffle(seed=13).select(range(options.labels)) if options.labels else train
         self.teacher, self.tokenizer = self.fine_tuned() if options.labels else load_classifier(options.teacher)
@@ -154,7 +154,7 @@ class Study:
                 train["sentence"], analyzer=self.options.analyzer, copies=self.options.copies, seed=13
             )
             augmented = train.map(augmenter, batched=True, with_indices=True, remove_columns=train.column_names)
-            augmented, counts = drop_duplicates_and_leaks(augmented, self.validation["sentence"])
+            augmented, counts = drop_duplicates_and_leaks(augmented, self.validation["sentence"], near_threshold=None)
             print(f"transfer set: {counts}", flush=True)
             for folder, dataset in zip(folders, (train, augmented), strict=True):
                 start = time.perf_counter()

@@ -2,13 +2,16 @@
 
 import dataclasses
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from accelerate import PartialState
 
-from distil_trainer.evaluation import compare, evaluate_logits
+from distil_trainer.audit_plot import plot_transfer_audit
+from distil_trainer.evaluation import compare, compare_macro_f1, evaluate_logits
 from distil_trainer.export import onnx_runner, ship
+from distil_trainer.headline import choose_headline, headline_of
 from distil_trainer.hub import push_model_folder
 from distil_trainer.inference import predict_logits, torch_runner
 from distil_trainer.input_checks import padding_side
@@ -16,10 +19,13 @@ from distil_trainer.labels import dataset_label_names, label_permutation, model_
 from distil_trainer.latency import measure_latencies
 from distil_trainer.model_card import render_model_card
 from distil_trainer.plots import plot_accuracy_against_latency
+from distil_trainer.recipe_task import recipe_task
 from distil_trainer.report import make_report, read_report, write_atomically, write_report
+from distil_trainer.scores import compare_scores, evaluate_scores
 from distil_trainer.tables import closing_table
+from distil_trainer.tasks import REGRESSION
 
-_PLOT_FILE = "accuracy_latency.png"
+_AUDIT_PLOT_FILE = "transfer_set.png"
 _COMPARISONS = [("student", "teacher"), ("student", "control"), ("onnx int8", "student")]
 
 
@@ -89,6 +95,7 @@ def ship_once(run, student, tokenizer, train, validation, training, shipping):
             label_column=training.label_column,
             max_length=training.max_length,
             max_accuracy_drop=shipping.max_accuracy_drop,
+            metric=shipping.metric,
             calibration_texts=texts,
             calibration_text_pairs=pairs,
         )
@@ -120,7 +127,7 @@ def measure(run, contenders, splits, training, shipping, *, known_logits=None):
     Args:
         run (`RunFolder`): keeps logits and timings.
         contenders (`list[Contender]`): the models, the teacher first.
-        splits (`dict[str, Dataset]`): "validation" and perhaps "test", with gold labels.
+        splits (`dict[str, Dataset]`): "validation" and perhaps "test", with gold labels or scores.
         training (`DistillationArguments`): names the columns and the seed.
         shipping (`ShippingArguments`): threads and number of texts of the timing.
         known_logits (`dict[tuple[str, str], np.ndarray]`, *optional*): logits by (role, split) that need no model.
@@ -132,8 +139,8 @@ def measure(run, contenders, splits, training, shipping, *, known_logits=None):
     rows = [_unmeasured_row(contender) for contender in contenders]
     comparisons = []
     for split, dataset in splits.items():
-        labels = np.asarray(dataset[training.label_column])
-        labelled = labels >= 0
+        gold, evaluate, compare_two = _judges(dataset, training, shipping)
+        labelled = ~np.isnan(gold)
         logits = {}
         for contender, row in zip(contenders, rows, strict=True):
             key = (contender.role, split)
@@ -142,9 +149,9 @@ def measure(run, contenders, splits, training, shipping, *, known_logits=None):
                 name = f"logits/{contender.role.replace(' ', '-')}-{split}"
                 values = run.array(name, lambda: _predict(contender, dataset, training))  # noqa: B023
             logits[contender.role] = _in_order_of(values, contender, dataset, training)[labelled]
-            row["evaluation"][split] = evaluate_logits(logits[contender.role], labels[labelled], seed=training.seed)
+            row["evaluation"][split] = evaluate(logits[contender.role], gold[labelled])
         comparisons += [
-            {"a": a, "b": b, "split": split, **compare(logits[a], logits[b], labels[labelled])}
+            {"a": a, "b": b, "split": split, **compare_two(logits[a], logits[b], gold[labelled])}
             for a, b in _COMPARISONS
             if a in logits and b in logits
         ]
@@ -186,7 +193,9 @@ def close_run(run, report_parts, shipping, training):
             if file.name != "trainer_state.json":
                 _replace(file, run.folder / file.name)
         _replace(run.path("onnx"), run.folder / "onnx")
-        plot_accuracy_against_latency(report, run.folder / _PLOT_FILE)
+        plot_accuracy_against_latency(report, run.folder / f"{headline_of(report).key}_latency.png")
+        if "audit" in report["data"].get("transfer", {}):
+            plot_transfer_audit(report["data"]["transfer"]["audit"], run.folder / _AUDIT_PLOT_FILE)
         card = str(render_model_card(report))
         write_report(report, run.folder)
         write_atomically(run.folder / "README.md", card)
@@ -203,6 +212,17 @@ def close_run(run, report_parts, shipping, training):
             )
     PartialState().wait_for_everyone()
     return report, closing_table(report)
+
+
+def _judges(dataset, training, shipping):
+    """Return the gold answers of a split, NaN where a row has none, and the functions that judge one model and two."""
+    gold = np.asarray(dataset[training.label_column], dtype=np.float64)
+    task, seed = recipe_task(dataset, training.label_column), training.seed
+    metric = choose_headline(shipping.metric, task).key
+    if task == REGRESSION:
+        return gold, evaluate_scores, partial(compare_scores, seed=seed)
+    two = compare if metric == "accuracy" else partial(compare_macro_f1, seed=seed)
+    return np.where(gold < 0, np.nan, gold), partial(evaluate_logits, seed=seed), two
 
 
 def _unmeasured_row(contender):

@@ -1,15 +1,21 @@
-"""Splits of text and labels from the Hub or from CSV, TSV, JSONL and parquet files, checked before any work starts."""
+"""Splits of texts and labels or scores, from the Hub or from files, checked before any work starts."""
 
 import csv
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 from datasets import ClassLabel, Features, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
+from distil_trainer.columns import column_batches
 from distil_trainer.labels import UNLABELLED, label_permutation, renumber
+from distil_trainer.recipe_task import is_score, recipe_task
 from distil_trainer.text import check_texts
+
+logger = logging.getLogger(__name__)
 
 _FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
@@ -22,9 +28,16 @@ class DataArguments:
         default=None, metadata={"help": "Hub id of a data set, for splits without a file."}
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the Hub data set."})
+    validation_split: str = field(
+        default="validation", metadata={"help": "Name of the Hub data set's split that models are validated on."}
+    )
     train_file: str | None = field(default=None, metadata={"help": "Training split: .csv, .tsv, .jsonl or .parquet."})
     validation_file: str | None = field(default=None, metadata={"help": "Validation split, in the same formats."})
     test_file: str | None = field(default=None, metadata={"help": "Test split; only scored, once, at the very end."})
+    drop_empty_texts: bool = field(
+        default=False,
+        metadata={"help": "Drop training rows with a missing or empty text, in place of refusing the split."},
+    )
     max_train_samples: int | None = field(default=None, metadata={"help": "Keep this many random training rows."})
     max_validation_samples: int | None = field(default=None, metadata={"help": "Keep this many validation rows."})
 
@@ -41,13 +54,14 @@ def load_splits(
     """Load the train, validation and test splits that `arguments` names, with labels as `ClassLabel`.
 
     Label names come from the training split, else from `label_names`; the other splits are brought to the same
-    names in the same order.
+    names in the same order. A column of decimal numbers in the training split holds scores, for a regression: every
+    split then has them as `float32`.
 
     Args:
         arguments (`DataArguments`): where the splits are, and how many rows to keep.
         text_column (`str`): the column of texts.
         text_pair_column (`str`, *optional*): the column of second texts.
-        label_column (`str`): the column of gold labels, as integers or names.
+        label_column (`str`): the column of gold labels, as integers or names, or of scores.
         label_names (`list[str]`, *optional*): names for integer labels of a training split that carries none.
         seed (`int`): draws the kept rows.
 
@@ -56,8 +70,9 @@ def load_splits(
 
     Raises:
         TypeError: if the column of texts holds something else.
-        ValueError: if a split has no source, cannot be read, is empty, lacks a column, or has an empty text or an
-            unknown label; and if a row of a split to be scored has no label.
+        ValueError: if a split has no source, cannot be read, is empty, lacks a column, or has an empty text, an
+            unknown label, or a score that is NaN or infinite; if labels or scores are all the same, or some splits
+            hold the one and some the other; and if a row of a split to be scored has neither.
     """
     splits = {}
     text_columns = [column for column in (text_column, text_pair_column) if column is not None]
@@ -67,12 +82,22 @@ def load_splits(
             splits[split] = load_file(file, text_columns=text_columns)
         elif split != "test":
             splits[split] = _load_hub_split(arguments, split)
-    train_names = None
+    train_feature = None
     for split, dataset in splits.items():
         source = getattr(arguments, f"{split}_file") or f"{arguments.dataset_name} ({split})"
+        if split == "train" and arguments.drop_empty_texts:
+            dataset = _without_empty_texts(dataset, source, text_columns)
         _check(dataset, source, text_column, text_pair_column, label_column)
-        splits[split] = _with_label_names(dataset, source, label_column, train_names, label_names)
-        train_names = splits["train"].features[label_column].names
+        feature = dataset.features[label_column]
+        _check_same_kind(source, label_column, feature, train_feature)
+        if is_score(feature) or is_score(train_feature):
+            splits[split] = _with_scores(dataset, source, label_column)
+        else:
+            train_names = None if train_feature is None else train_feature.names
+            splits[split] = _with_label_names(dataset, source, label_column, train_names, label_names)
+        train_feature = splits["train"].features[label_column]
+        if split == "train" and is_score(feature):
+            _warn_of_labels_as_scores(splits[split], source, label_column)
         if split != "train":
             _check_labelled(splits[split], source, label_column)
     for split in ("train", "validation"):
@@ -115,12 +140,29 @@ def _load_hub_split(arguments, split):
             f"There is no {split} split: give --{split}_file, or --dataset_name for a data set on the Hub."
         )
     try:
-        return load_dataset(arguments.dataset_name, arguments.dataset_config_name, split=split)
+        name = arguments.validation_split if split == "validation" else split
+        return load_dataset(arguments.dataset_name, arguments.dataset_config_name, split=name)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"The {split} split of dataset_name={arguments.dataset_name!r} could not be loaded from the Hub: {error}. "
             f"Without a network, give a local file with --{split}_file."
         ) from error
+
+
+def _without_empty_texts(dataset, source, text_columns):
+    """Drop the rows in which a text is missing or blank; a column that is not there is refused later."""
+    columns = [column for column in text_columns if _is_text(dataset.features.get(column))]
+    if not columns:
+        return dataset
+    kept = []
+    for batch in dataset.select_columns(columns).with_format("arrow").iter(batch_size=10_000):
+        lengths = (pc.utf8_length(pc.utf8_trim_whitespace(batch[column])) for column in columns)
+        kept.append(np.min([length.fill_null(0).to_numpy() for length in lengths], axis=0) > 0)
+    kept = np.flatnonzero(np.concatenate(kept)) if kept else np.zeros(0, np.int64)
+    if len(kept) < len(dataset):
+        logger.warning(f"{source}: {len(dataset) - len(kept)} of {len(dataset)} rows with an empty text were dropped.")
+        dataset = dataset.select(kept)
+    return dataset
 
 
 def _check(dataset, source, text_column, text_pair_column, label_column):
@@ -132,10 +174,12 @@ def _check(dataset, source, text_column, text_pair_column, label_column):
                 f"{source} has no column {name}={column!r}; its columns are {dataset.column_names}. "
                 f"Name one with --{name}."
             )
-    if not _is_label(dataset.features[label_column]):
+    recipe_task(dataset, label_column)  # refuses lists
+    feature = dataset.features[label_column]
+    if not (_is_label(feature) or is_score(feature)):
         raise ValueError(
-            f"{source}: label_column={label_column!r} holds {dataset.features[label_column]}, but labels must be "
-            "integers or names. Name another column with --label_column."
+            f"{source}: label_column={label_column!r} holds {feature}, but labels must be integers or names, and "
+            "scores decimal numbers. Name another column with --label_column."
         )
     start = 0
     for batch in dataset.select_columns(list(texts.values())).with_format("arrow").iter(batch_size=10_000):
@@ -149,7 +193,61 @@ def _is_text(feature):
 
 
 def _is_label(feature):
-    return isinstance(feature, ClassLabel) or _is_text(feature) or feature.dtype.startswith("int")
+    return isinstance(feature, ClassLabel) or _is_text(feature) or getattr(feature, "dtype", "").startswith("int")
+
+
+def _check_same_kind(source, label_column, feature, train_feature):
+    """Refuse scores beside labels; whole numbers may be scores, where the training split's are."""
+    if train_feature is None:
+        return
+    fits = not is_score(feature)
+    if is_score(train_feature):
+        fits = is_score(feature) or isinstance(feature, Value) and feature.dtype.startswith("int")
+    if not fits:
+        raise ValueError(
+            f"{source}: label_column={label_column!r} holds {feature}, in the training split {train_feature}: the one "
+            "is a score, the other a label. Write scores as decimal numbers (4.0) in both, and labels as integers or "
+            "names in both."
+        )
+
+
+def _with_scores(dataset, source, label_column):
+    """Bring scores to float32; null where a row has none."""
+    lowest, highest = np.inf, -np.inf
+    for start, values in column_batches(dataset, label_column):
+        given = pc.is_valid(values).to_numpy(zero_copy_only=False)
+        with np.errstate(over="ignore"):
+            scores = pc.fill_null(values, 0).to_numpy(zero_copy_only=False).astype(np.float32)
+        if not np.isfinite(scores).all():
+            row = int((~np.isfinite(scores)).argmax())
+            raise ValueError(
+                f"{source}: row {start + row} has {label_column}={values[row].as_py()}; a score must be a finite "
+                "number (of at most 3.4e38). It would turn every weight of a model into NaN. Correct or drop the row; "
+                "null says that a training row has no score. Where decimal numbers stand for classes, cast them: "
+                f"`dataset.cast_column({label_column!r}, Value('int64'))`."
+            )
+        if given.any():
+            lowest, highest = min(lowest, scores[given].min()), max(highest, scores[given].max())
+    if not lowest < highest:
+        found = "no row has a score" if lowest > highest else f"every row has the score {lowest:g}"
+        raise ValueError(
+            f"{source}: {found} in label_column={label_column!r}. A regression needs rows with different scores, to "
+            "learn from and to be judged on."
+        )
+    return dataset.cast_column(label_column, Value("float32"))
+
+
+def _warn_of_labels_as_scores(dataset, source, label_column):
+    if all(
+        pc.all(pc.equal(pc.floor(values), values)).as_py() is not False
+        for _, values in column_batches(dataset, label_column)
+    ):
+        logger.warning(
+            "%s: label_column=%r holds decimal numbers that are all whole. They are learned as scores, by a "
+            "regression; where they are the numbers of classes, write them as integers.",
+            source,
+            label_column,
+        )
 
 
 def _with_label_names(dataset, source, label_column, wanted_names, default_names):
@@ -190,10 +288,15 @@ def _renumber(batch, label_column, number_of):
 
 
 def _check_labelled(dataset, source, label_column):
-    labels = np.array([-1 if label is None else label for label in dataset[label_column]])
-    unlabelled = np.flatnonzero(labels < 0)
+    are_scores = is_score(dataset.features[label_column])
+    unlabelled = []
+    for start, values in column_batches(dataset, label_column):
+        absent = pc.is_null(values) if are_scores else pc.less(pc.fill_null(values, -1), 0)
+        unlabelled.append(start + np.flatnonzero(absent.to_numpy(zero_copy_only=False)))
+    unlabelled = np.concatenate(unlabelled)
     if len(unlabelled):
         raise ValueError(
-            f"{source}: {len(unlabelled)} of {len(dataset)} rows have no label (the first is row {unlabelled[0]}), "
-            "and a model can be scored on labelled rows only: drop the others from this split."
+            f"{source}: {len(unlabelled)} of {len(dataset)} rows have no {'score' if are_scores else 'label'} (the "
+            f"first is row {unlabelled[0]}), and a model can be scored on labelled rows only: drop the others from "
+            "this split."
         )

@@ -8,8 +8,7 @@ import numpy as np
 from scipy.special import log_softmax
 from scipy.stats import binomtest
 
-CONFIDENCE_LEVEL = 0.95
-_RESAMPLES = 2000
+from distil_trainer.bootstrap import CONFIDENCE_LEVEL, paired_test, percentile_interval, resampled_counts
 
 
 def evaluate_logits(logits, labels, *, seed=0):
@@ -70,14 +69,7 @@ def compare(logits_a, logits_b, labels):
     Raises:
         ValueError: as in `evaluate_logits`, or if the two models do not have the same number of rows and labels.
     """
-    logits_a, labels = _checked(logits_a, labels)
-    logits_b, labels = _checked(logits_b, labels)
-    if logits_a.shape != logits_b.shape:
-        raise ValueError(
-            f"logits_a has {logits_a.shape[1]} labels, logits_b has {logits_b.shape[1]}. Both models must answer the "
-            "same question, or a comparison of their answers means nothing: bring both to the same labels first."
-        )
-    predictions_a, predictions_b = logits_a.argmax(axis=1), logits_b.argmax(axis=1)
+    predictions_a, predictions_b, labels, _ = _predictions_of_both(logits_a, logits_b, labels)
     right_a, right_b = predictions_a == labels, predictions_b == labels
     only_a_right, only_b_right = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     discordant = only_a_right + only_b_right
@@ -93,15 +85,50 @@ def compare(logits_a, logits_b, labels):
     }
 
 
+def compare_macro_f1(logits_a, logits_b, labels, *, seed=0):
+    """Compare two models on the same rows by their macro-F1, with a paired bootstrap over rows (see `paired_test`).
+
+    McNemar's test says nothing of macro-F1: a model may lose accuracy and gain on the rare classes.
+
+    Args:
+        logits_a (`np.ndarray` of shape `(n, num_labels)`): logits of the first model.
+        logits_b (`np.ndarray` of shape `(n, num_labels)`): logits of the second model, in the same label order.
+        labels (`Sequence[int]` of length `n`): gold labels.
+        seed (`int`, *optional*, defaults to 0): seed of the bootstrap.
+
+    Returns:
+        `dict`: `n`; `macro_f1_difference` (first minus second) and the ends of its 95 % interval, `difference_low` and
+        `difference_high`; `agreement` (share of rows with the same prediction); `p_value` (two-sided);
+        `distinguishable` (`p_value < 0.05`).
+
+    Raises:
+        ValueError: as in `compare`.
+    """
+    predictions_a, predictions_b, labels, num_labels = _predictions_of_both(logits_a, logits_b, labels)
+    # Rows of the same gold label and the same two predictions are of one kind.
+    kinds, counts = np.unique((labels * num_labels + predictions_a) * num_labels + predictions_b, return_counts=True)
+    gold, of_a, of_b = kinds // num_labels**2, kinds // num_labels % num_labels, kinds % num_labels
+
+    def difference(counts):
+        return _macro_f1(counts, gold, of_a, num_labels) - _macro_f1(counts, gold, of_b, num_labels)
+
+    return {
+        "n": len(labels),
+        "macro_f1_difference": float(difference(counts[None])[0]),
+        "agreement": float((predictions_a == predictions_b).mean()),
+        **paired_test(np.concatenate([difference(part) for part in resampled_counts(counts, seed)])),
+    }
+
+
 def gap_closed(student, control, teacher):
-    """Compute which share of the gap between control and teacher the student closes, from three accuracies.
+    """Compute which share of the gap between control and teacher the student closes, from three figures.
 
     `(student - control) / (teacher - control)`; below 0 or above 1 where the student falls outside the gap.
 
     Args:
-        student (`float`): accuracy of the distilled student.
-        control (`float`): accuracy of the same student trained without the teacher.
-        teacher (`float`): accuracy of the teacher.
+        student (`float`): accuracy of the distilled student, or any figure of which more is better.
+        control (`float`): the same of the same student trained without the teacher.
+        teacher (`float`): the same of the teacher.
 
     Returns:
         `float`, or `None` where there is no gap to close (`teacher <= control`). It is noise where student and control
@@ -134,15 +161,25 @@ def _checked(logits, labels):
     return logits, labels
 
 
+def _predictions_of_both(logits_a, logits_b, labels):
+    """Return the predictions of two models, the labels as an array, and the number of labels."""
+    logits_a, labels = _checked(logits_a, labels)
+    logits_b, labels = _checked(logits_b, labels)
+    if logits_a.shape != logits_b.shape:
+        raise ValueError(
+            f"logits_a has {logits_a.shape[1]} labels, logits_b has {logits_b.shape[1]}. Both models must answer the "
+            "same question, or a comparison of their answers means nothing: bring both to the same labels first."
+        )
+    return logits_a.argmax(axis=1), logits_b.argmax(axis=1), labels, logits_a.shape[1]
+
+
 def _macro_f1_with_interval(confusion, num_labels, seed):
     """Return the macro-F1 of a flattened confusion matrix and its bootstrap interval."""
     cells = np.flatnonzero(confusion)
     counts, gold, predicted = confusion[cells], cells // num_labels, cells % num_labels
-    resampled = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=_RESAMPLES)
-    scores = _macro_f1(np.concatenate([counts[None], resampled]), gold, predicted, num_labels)
-    tail = (1 - CONFIDENCE_LEVEL) / 2
-    low, high = np.quantile(scores[1:], [tail, 1 - tail])
-    return float(scores[0]), float(low), float(high)
+    score = _macro_f1(counts[None], gold, predicted, num_labels)[0]
+    parts = [_macro_f1(part, gold, predicted, num_labels) for part in resampled_counts(counts, seed)]
+    return float(score), *percentile_interval(np.concatenate(parts))
 
 
 def _macro_f1(counts, gold, predicted, num_labels):

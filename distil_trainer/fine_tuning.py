@@ -71,6 +71,24 @@ def fine_tuning_arguments(arguments, select_by="accuracy", **changes):
     return gold_label_arguments(arguments, **selection, **changes)
 
 
+def check_selection(select_by, task):
+    """Refuse to choose an epoch by a metric that the evaluation of a task does not report.
+
+    Args:
+        select_by (`str`, *optional*): see `fine_tuning_arguments`.
+        task (`str`): one of `PROBLEM_TYPES`.
+
+    Raises:
+        ValueError: naming those that it reports.
+    """
+    legal = ("loss", *_METRICS[task])
+    if select_by is not None and select_by.removeprefix("eval_") not in legal:
+        raise ValueError(
+            f"select_by={select_by!r} for a teacher with problem_type={task!r}: its evaluation does not report that, "
+            f"which would end the training after its first epoch. Choose one of {', '.join(legal)}, or None."
+        )
+
+
 def fine_tune_teacher(
     teacher, tokenizer, train_dataset, eval_dataset, arguments, select_by="accuracy", resume_from_checkpoint=None
 ):
@@ -105,13 +123,7 @@ def fine_tune_teacher(
     teacher, metrics = fine_tune_teacher(teacher, tokenizer, train, validation, arguments)
     ```
     """
-    legal = ("loss", *_METRICS[problem_type(teacher.config)])
-    if select_by is not None and select_by.removeprefix("eval_") not in legal:
-        raise ValueError(
-            f"select_by={select_by!r} for a teacher with problem_type={problem_type(teacher.config)!r}: its "
-            "evaluation does not report that, which would end the training after its first epoch. Choose one of "
-            f"{', '.join(legal)}, or None."
-        )
+    check_selection(select_by, problem_type(teacher.config))
     trainer = DistillationTrainer(
         teacher,
         fine_tuning_arguments(arguments, select_by),

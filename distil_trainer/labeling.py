@@ -1,6 +1,8 @@
 """Teacher logits as data set columns: each text computed once, by one process or many, whatever interrupts."""
 
 import logging
+import os
+import time
 from pathlib import Path
 
 import datasets
@@ -9,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 import xxhash
-from accelerate import PartialState
+from accelerate.utils import gather_object
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
 from datasets.utils._dill import pklregister
 from tqdm.auto import tqdm
@@ -18,12 +20,15 @@ from distil_trainer.inference import predict_logits, torch_runner
 from distil_trainer.input_checks import check_padding, check_pairs, padding_side
 from distil_trainer.label_store import KEY_DTYPE, LogitStore, text_keys
 from distil_trainer.labeled_dataset import describe_teacher
+from distil_trainer.processes import check_shared, process_state
 from distil_trainer.teacher_key import name_teacher, resolve_dtype, teacher_key
 from distil_trainer.text import check_texts
 
 logger = logging.getLogger(__name__)
 
 _ROWS_PER_READ = 10_000
+_SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_BETWEEN_WARNINGS = 600.0
 
 
 class TeacherLabeler:
@@ -51,11 +56,13 @@ class TeacherLabeler:
             for autocast. `"auto"` is the teacher's own type when that is not float32, else bfloat16 where the device
             multiplies it natively, else float32. On SST-2 validation and a CPU with AVX-512 BF16, bfloat16 was 3 times
             as fast, moved a logit by at most 0.032 (mean size of a logit 2.2), and changed no prediction.
-        cache_dir (`str` or `Path`, *optional*): holds the stores, one folder for each key. Default:
-            `distil_trainer/teacher_logits` under the Hugging Face home, outside the `datasets` cache. Under a
-            launcher with several machines it must be a folder that all of them share.
+        cache_dir (`str` or `Path`, *optional*): holds the stores, one folder for each key; a path, or a URL that
+            fsspec knows, such as `s3://bucket/logits`. Default: `distil_trainer/teacher_logits` under the Hugging Face
+            home, outside the `datasets` cache; shards of a URL are copied there to be read. Under a launcher with
+            several machines it must be a folder that all of them share.
         rows_per_shard (`int`, *optional*, defaults to 4096): texts sorted by length together and written together;
-            an interruption loses at most this many for each process.
+            an interruption loses at most this many for each process. On an object store, or for more than 100 million
+            texts, rather 65536: each shard is a file to be listed and kept open.
         teacher_name (`str`, *optional*): how cards name the teacher. Default: its Hub id, or the name of its folder.
 
     Raises:
@@ -100,7 +107,7 @@ class TeacherLabeler:
         ):
             if value < 1:
                 raise ValueError(f"{name}={value} must be at least 1.")
-        self.device = _process_state().device
+        self.device = process_state().device
         self.teacher = teacher
         self.tokenizer = tokenizer
         self.text_column = text_column
@@ -110,6 +117,7 @@ class TeacherLabeler:
         self.dtype = resolve_dtype(dtype, teacher.dtype, self.device)
         self.cache_dir = cache_dir
         self.rows_per_shard = rows_per_shard
+        self._process_id = os.getpid()
         self.label_names = [teacher.config.id2label[index] for index in range(teacher.config.num_labels)]
         self.teacher_name = teacher_name or name_teacher(teacher.config)
 
@@ -142,10 +150,12 @@ class TeacherLabeler:
         return features
 
     def __call__(self, batch):
-        """Label one batch of `Dataset.map(..., batched=True)`.
+        """Label one batch of `Dataset.map(..., batched=True)`, or of Ray Data's `map_batches`.
+
+        In another process than the one that made the labeler, as with `num_proc`, the teacher computes on one thread.
 
         Args:
-            batch (`dict[str, list]`): columns of the data set.
+            batch (`dict[str, list]` or `dict[str, np.ndarray]`): columns of the data set.
 
         Returns:
             `dict[str, np.ndarray]`: `teacher_logits` of shape `(batch_size, num_labels)`, float32, and
@@ -164,7 +174,9 @@ class TeacherLabeler:
         """Label a data set, computing only texts that the store does not have.
 
         Under `torchrun` or `accelerate launch` call it on every process with the same data set: each computes its
-        share of the missing texts, all wait, and all return the whole data set.
+        share of the missing texts, all wait, and all return the whole data set. If processes are killed, start again,
+        with as many as you like: what was computed is found. About 80 bytes of memory for each row at the peak (1.6 GB
+        for 20 million rows) in each process; label more rows than that shard by shard, with `map_shards`.
 
         Args:
             dataset (`Dataset`): rows in any order; columns are kept as they are.
@@ -175,7 +187,7 @@ class TeacherLabeler:
         Raises:
             TypeError: if `dataset` is not a `Dataset`, or a text is not a string.
             ValueError: if a column is missing, a text is empty, or a logit is NaN or infinite (with its row number).
-            OSError: if texts that other processes computed are not in this process's `cache_dir`.
+            OSError: if `cache_dir` cannot be written, or the processes do not all see one `cache_dir`.
         """
         if not isinstance(dataset, Dataset):
             raise TypeError(
@@ -191,17 +203,18 @@ class TeacherLabeler:
             keys[start : start + len(batch)] = text_keys(*self._texts(batch, start))
 
         fingerprint = self.fingerprint
-        store = LogitStore(self._cache_folder() / fingerprint, len(self.label_names))
+        store = LogitStore(self._cache_folder(fingerprint), len(self.label_names), copies=_disk_folder(fingerprint))
         self._compute_missing(texts, keys, store)
         return self._with_logits(dataset, keys, store, fingerprint)
 
     def _compute_missing(self, texts, keys, store):
-        state = _process_state()
+        state = process_state()
         distinct, first_rows = np.unique(keys, return_index=True)
         absent = store.read().find(distinct) < 0
         # The key says who computes a text, so the shares fit together even if another run adds to the store meanwhile.
         owners = distinct.view(np.uint64)[::2] % state.num_processes
         rows = np.sort(first_rows[absent & (owners == state.process_index)])
+        others = distinct[absent & (owners != state.process_index)]
         if state.is_main_process:
             logger.info(
                 "Teacher logits: %d rows, %d distinct texts, %d found in %s, %d to compute on %d process(es).",
@@ -212,6 +225,8 @@ class TeacherLabeler:
                 absent.sum(),
                 state.num_processes,
             )
+        if any(gather_object([bool(absent.any())])):
+            check_shared(store.folder, "cache_dir")
         with tqdm(
             total=len(rows), desc="Teacher logits", unit=" texts", disable=not len(rows) or not state.is_main_process
         ) as bar:
@@ -219,38 +234,40 @@ class TeacherLabeler:
                 shard = rows[start : start + self.rows_per_shard]
                 shard_texts = self._texts(texts[shard.tolist()], first_row=None)
                 store.write(keys[shard], self._logits(*shard_texts, rows=shard, bar=bar))
-        state.wait_for_everyone()
+        _wait_for(others, store)
 
     def _with_logits(self, dataset, keys, store, fingerprint):
         stored = store.read()
-        missing = int((stored.find(keys) < 0).sum())
+        positions = stored.find(keys)
+        missing = int((positions < 0).sum())
         if missing:
             raise OSError(
-                f"cache_dir={str(store.folder.parent)!r} lacks the logits of {missing} of {len(keys)} rows "
-                "after all processes have written theirs. All of them must see one folder: give a cache_dir on a disk "
-                "that the machines share."
+                f"cache_dir={str(self._cache_root())!r} lacks the logits of {missing} of {len(keys)} rows after they "
+                "were written there: something else deletes or damages its files. Give a cache_dir of its own, and "
+                "start again."
             )
+        # Rows and their order are in the texts' hashes; the data set's own fingerprint stands for the other columns.
+        content = f"{dataset._fingerprint} {xxhash.xxh3_128_hexdigest(keys)} {fingerprint}"
+        del keys
 
         features = self.features(dataset)
         replaced = [name for name in ("teacher_logits", "teacher_label") if name in dataset.column_names]
 
         def add_columns(table, rows):
-            logits = stored.take(stored.find(keys[rows]))
+            logits = stored.take(positions[rows])
             values = pa.FixedSizeListArray.from_arrays(pa.array(logits.reshape(-1)), logits.shape[1])
             table = table.drop_columns(replaced)
             return table.append_column("teacher_logits", values).append_column(
                 "teacher_label", pa.array(logits.argmax(axis=1))
             )
 
-        # Rows and their order are in the texts' hashes; the data set's own fingerprint stands for the other columns.
-        content = f"{dataset._fingerprint} {xxhash.xxh3_128_hexdigest(keys)} {fingerprint}"
         new_fingerprint = xxhash.xxh3_64_hexdigest(content.encode())
         cache_file_name = None
         if not dataset.cache_files:  # `datasets` would keep the result of an in-memory data set in memory
             folder = Path(datasets.config.HF_DATASETS_CACHE) / "distil_trainer"
             folder.mkdir(parents=True, exist_ok=True)
             cache_file_name = str(folder / f"cache-{new_fingerprint}.arrow")
-        with _process_state().local_main_process_first():
+        with process_state().local_main_process_first():
             labelled = dataset.with_format("arrow").map(
                 add_columns,
                 with_indices=True,
@@ -296,6 +313,10 @@ class TeacherLabeler:
         return lists if len(lists) == 2 else (lists[0], None)
 
     def _logits(self, texts, text_pairs, rows, bar=None):
+        if self._process_id != os.getpid() and self.device.type == "cpu":
+            # A forked process that uses more threads waits for ever for those that its parent had:
+            # https://github.com/pytorch/pytorch/issues/17199
+            torch.set_num_threads(1)
         self.teacher.to(self.device)
         runner = torch_runner(self.teacher, None if self.dtype == self.teacher.dtype else self.dtype)
 
@@ -325,10 +346,11 @@ class TeacherLabeler:
             )
         return logits
 
-    def _cache_folder(self):
-        if self.cache_dir is not None:
-            return Path(self.cache_dir)
-        return Path(huggingface_hub.constants.HF_HOME) / "distil_trainer" / "teacher_logits"
+    def _cache_root(self):
+        return _disk_folder() if self.cache_dir is None else self.cache_dir
+
+    def _cache_folder(self, fingerprint):
+        return f"{str(self._cache_root()).rstrip('/')}/{fingerprint}"
 
 
 @pklregister(TeacherLabeler)
@@ -339,10 +361,23 @@ def _hash_by_fingerprint(pickler, labeler):
     pickler.save_reduce(str, (facts,), obj=labeler)
 
 
-def _process_state():
-    # Without `cpu=True`, accelerate 1.15 under torchrun on a machine without accelerator starts the process group, yet
-    # tells every process that it is alone and the main one.
-    return PartialState(cpu=not torch.accelerator.is_available())
+def _wait_for(keys, store):
+    """Wait until other processes have written the logits of these texts."""
+    # Not at a barrier: that of gloo gives up after half an hour, and a process may take that much longer than another.
+    next_warning = time.monotonic() + _SECONDS_BETWEEN_WARNINGS
+    while len(keys):
+        new_keys = store.new_keys()
+        keys = keys[~np.isin(keys, new_keys)] if len(new_keys) else keys
+        if not len(keys):
+            return
+        if time.monotonic() > next_warning:
+            next_warning += _SECONDS_BETWEEN_WARNINGS
+            logger.warning("Still waiting for the logits of %d texts that other processes compute.", len(keys))
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def _disk_folder(name=""):
+    return Path(huggingface_hub.constants.HF_HOME) / "distil_trainer" / "teacher_logits" / name
 
 
 def _given_column(batch, name):

@@ -8,16 +8,16 @@ from pathlib import PurePath
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from distil_trainer.headline import METRICS, headline_of
 from distil_trainer.tables import (
     MISSING,
     comparison_lines,
-    format_accuracy,
     format_parameters,
     format_size,
     markdown_table,
     measurement_lines,
-    signed_points,
 )
+from distil_trainer.tasks import REGRESSION
 
 
 def render_model_card(report, *, model_id=None):
@@ -39,6 +39,8 @@ def render_model_card(report, *, model_id=None):
     export, task, data = report.get("export") or {}, report["task"], report["data"]
     onnx_file, subfolder = export.get("chosen"), export.get("subfolder")
     quantized = onnx_file is not None and onnx_file != "model.onnx"
+    headline = headline_of(report)
+    regression = task.get("problem_type") == REGRESSION
     seed = report["run"].get("seed")
     return ModelCard.from_template(
         _metadata(report),
@@ -46,11 +48,14 @@ def render_model_card(report, *, model_id=None):
         report=report,
         teacher=_model_in_words(report["teacher"], report["teacher"]["name"]),
         student=_student_in_words(report["student"]),
-        headline=_headline(rows, onnx_file),
+        kind="A text regression model" if regression else "A text classifier",
+        regression=regression,
+        score_range=_range_in_words(task.get("score_range")),
+        headline=_first_words(rows, onnx_file, headline),
         location=model_id or report.get("model_id") or f"path/to/{report['name']}",
         example='{"text": "The first text.", "text_pair": "The second text."}'
         if task.get("text_pair")
-        else '"The text to classify."',
+        else f'"The text to {"score" if regression else "classify"}."',
         truncation=f", truncation=True, max_length={task['max_length']}" if task.get("max_length") else "",
         trust=", trust_remote_code=True" if report["student"].get("needs_remote_code") else "",
         onnx_path="/".join(part for part in (subfolder, onnx_file) if part),
@@ -59,12 +64,14 @@ def render_model_card(report, *, model_id=None):
         dynamic=quantized and "calibration" not in (export.get("quantization") or {}),
         table=markdown_table(report),
         notes=measurement_lines(report) + comparison_lines(report),
+        test=headline.test,
         seed="" if seed is None else f" (seed {seed})",
         selection=_selection(data, rows),
         has_control="control" in rows,
         has_latency=any(row.get("latency") for row in rows.values()),
-        checks=_checks(export),
-        rungs=[_rung_cells(rung, onnx_file) for rung in export.get("rungs") or []],
+        checks=_checks(export, headline),
+        rung_columns=_rung_columns(headline),
+        rungs=[_rung_cells(rung, onnx_file, headline) for rung in export.get("rungs") or []],
         splits=[_split_cells(split, data[split]) for split in ("train", "validation", "test") if data.get(split)],
         transfer=_transfer(data.get("transfer")),
         hyperparameters=[(name, value) for name, value in report["training"].items() if value is not None],
@@ -78,6 +85,8 @@ def _metadata(report):
     splits = [data[split] for split in ("train", "validation", "test") if data.get(split)]
     base_models = _hub_ids([report["teacher"], report["student"]])
     evaluation = next((row.get("evaluation") or {} for row in report["models"] if row["role"] == "student"), {})
+    headline = headline_of(report)
+    metrics = [headline, *(METRICS[key] for key in headline.others)]
     return ModelCardData(
         language=task.get("language"),
         license=report.get("license"),
@@ -85,30 +94,32 @@ def _metadata(report):
         pipeline_tag="text-classification",
         base_model=base_models[0] if len(base_models) == 1 else base_models or None,
         datasets=_hub_ids(splits) or None,
-        metrics=["accuracy", "f1"] if evaluation else None,
+        metrics=[metric.hub_type for metric in metrics] if evaluation else None,
         tags=["distillation", "onnx"] if report.get("export") else ["distillation"],
         model_name=report["name"] if evaluation else None,
         eval_results=[
-            result for split, scores in evaluation.items() for result in _eval_results(split, scores, data.get(split))
+            result
+            for split, scores in evaluation.items()
+            for result in _eval_results(split, scores, data.get(split), metrics)
         ]
         or None,
     )
 
 
-def _eval_results(split, scores, facts):
+def _eval_results(split, scores, facts, metrics):
     """Return the entries of the Hub's model index for one split."""
     facts = facts or {}
     source = facts.get("source") or split
-    for metric, name, key in (("accuracy", "Accuracy", "accuracy"), ("f1", "Macro-F1", "macro_f1")):
+    for metric in metrics:
         yield EvalResult(
             task_type="text-classification",
             # The Hub wants a data set's id here; for local rows, the name of what loads them is customary.
             dataset_type=facts.get("hub_id") or PurePath(source).suffix.lstrip(".") or "generator",
             dataset_name=source,
             dataset_split=split,
-            metric_type=metric,
-            metric_name=name,
-            metric_value=round(scores[key], 4),
+            metric_type=metric.hub_type,
+            metric_name=metric.name[0].upper() + metric.name[1:],
+            metric_value=round(scores[metric.key], 4),
         )
 
 
@@ -130,15 +141,19 @@ def _student_in_words(student):
     return _model_in_words(student, student["base"]) if student.get("hub_id") else student["base"]
 
 
-def _headline(rows, onnx_file):
+def _first_words(rows, onnx_file, headline):
     """Say in two sentences what the student costs and keeps, from the figures that are there."""
     student, teacher = rows.get("student", {}), rows.get("teacher", {})
     scores, teacher_scores = student.get("evaluation") or {}, teacher.get("evaluation") or {}
     split = "test" if "test" in scores else "validation"
     words = []
     if split in scores:
-        against = f" (teacher: {format_accuracy(teacher_scores[split])} %)" if split in teacher_scores else ""
-        words.append(f"It is right on {format_accuracy(scores[split])} % of the {split} rows{against}.")
+        value, teacher_value = (
+            headline.format_with_interval(each[split]) + headline.unit if split in each else None
+            for each in (scores, teacher_scores)
+        )
+        against = f" (teacher: {teacher_value})" if teacher_value else ""
+        words.append(f"{headline.claim.format(value=value, split=split)}{against}.")
     if student.get("parameters") and teacher.get("parameters"):
         words.append(
             f"It has {format_parameters(student['parameters'])} parameters (teacher: "
@@ -167,7 +182,12 @@ def _selection(data, rows):
     return f"{words}No test split was given."
 
 
-def _checks(export):
+def _range_in_words(score_range):
+    """Say between which scores the training rows lie; empty where it is not known."""
+    return f"from {score_range[0]:g} to {score_range[1]:g}" if score_range else ""
+
+
+def _checks(export, headline):
     """Say what had to hold before the ONNX files were kept."""
     words = []
     parity = (export.get("export") or {}).get("parity")
@@ -177,28 +197,38 @@ def _checks(export):
             f"{parity['max_abs_difference']:.1g}."
         )
     if export.get("max_accuracy_drop") is not None:
+        points = " points" if headline.unit else ""
         words.append(
-            f"A file passes that loses at most {100 * export['max_accuracy_drop']:g} points of accuracy on the "
-            f"{export['num_rows']:,} validation rows."
+            f"A file passes that loses at most {headline.scale * export['max_accuracy_drop']:g}{points} of "
+            f"{headline.name} on the {export['num_rows']:,} validation rows."
         )
     if export.get("quantization"):
         words.append(f"Int8 was made for {export['quantization']['cpu_configuration']} processors.")
     return " ".join(words)
 
 
-def _rung_cells(rung, chosen):
+def _rung_columns(headline):
+    beside = "same answer as PyTorch %" if headline.unit else "largest difference from PyTorch's scores"
+    return [headline.column, f"change{', points' if headline.unit else ''}", beside]
+
+
+def _rung_cells(rung, chosen, headline):
+    value, change = rung.get(headline.key), rung.get(f"{headline.key}_change")
     # Dynamic int8 scales over the batch: of the two ways of batching, the worse is shown.
-    agreements = [rung.get(key) for key in ("agreement_with_pytorch", "agreement_batch_1")]
-    same = min((agreement for agreement in agreements if agreement is not None), default=None)
+    agreements, differences = (
+        [rung[key] for key in (f"{name}_pytorch", f"{name.partition('_')[0]}_batch_1") if rung.get(key) is not None]
+        for name in ("agreement_with", "difference_from")
+    )
+    beside = f"{100 * min(agreements):.1f}" if agreements else f"{max(differences):.2g}" if differences else MISSING
     result = "passed" if rung.get("passed") else "refused"
     result = f"{result}, chosen" if rung.get("passed") and rung.get("file") == chosen else result
     return [
         rung.get("file") or MISSING,
         rung.get("name") or MISSING,
         format_size(rung.get("size_bytes")),
-        MISSING if rung.get("accuracy") is None else f"{100 * rung['accuracy']:.1f}",
-        MISSING if rung.get("accuracy_change") is None else signed_points(rung["accuracy_change"]),
-        MISSING if same is None else f"{100 * same:.1f}",
+        MISSING if value is None else headline.format(value),
+        MISSING if change is None else headline.format_change(change),
+        beside,
         result,
     ]
 
@@ -225,11 +255,12 @@ def _transfer(transfer):
         for key, reason in (
             ("duplicates", "that stood there already"),
             ("in_evaluation_data", "that stand in evaluation data"),
+            ("near_evaluation_data", "that are near evaluation data"),
         )
         if transfer.get(key) is not None
     ]
     if dropped:
-        words = f"{words}, after dropping {' and '.join(dropped)}"
+        words = f"{words}, after dropping {', '.join(dropped[:-1])}{' and ' * (len(dropped) > 1)}{dropped[-1]}"
     settings = {name: value for name, value in (transfer.get("settings") or {}).items() if value is not None}
     if settings:
         words = f"{words}. Settings: {', '.join(f'`{name}={value}`' for name, value in settings.items())}"

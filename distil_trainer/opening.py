@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 from accelerate import PartialState
 
-from distil_trainer.augmentation.analyzers import load_pipeline
+from distil_trainer.augmentation.analyzers import check_analyzer
 from distil_trainer.hub import check_can_push
 from distil_trainer.recipe_arguments import run_settings
 from distil_trainer.run_folder import RunFolder
@@ -25,7 +25,7 @@ def open_run(arguments):
 
     Raises:
         ImportError: if a package that a stage needs is missing.
-        ValueError: if the folder holds another run; and what `check_can_push` and `load_pipeline` raise.
+        ValueError: if the folder holds another run; and what `check_can_push` and `check_analyzer` raise.
     """
     training, _, _, augmentation, shipping = arguments
     for package, extra in (("onnxruntime", "onnx"), ("matplotlib", "recipes")):
@@ -39,13 +39,14 @@ def open_run(arguments):
             f"resume_from_checkpoint={training.resume_from_checkpoint!r}: a recipe goes on by itself from where "
             "its output folder stands. Leave it out."
         )
-    if augmentation.copies and training.text_pair_column is not None:
+    if augmentation.copies and augmentation.analyzer == "kiwi:morphemes":
         raise ValueError(
-            f"copies={augmentation.copies} with text_pair_column={training.text_pair_column!r}: only single texts can "
-            "be augmented; the second texts would be lost. Give --copies 0 to distil on the pairs as they are."
+            "analyzer='kiwi:morphemes': the training texts would become morphemes and the evaluation texts would not, "
+            "so every figure would be of other texts than were trained on. Give --analyzer kiwi; or write the files "
+            "with `to_morphemes` first, and give no analyzer."
         )
     if augmentation.copies and augmentation.analyzer:
-        load_pipeline(augmentation.analyzer)
+        check_analyzer(augmentation.analyzer)
     state = PartialState()
     for repo_id, repo_type in _repositories(training, shipping):
         if state.is_main_process:

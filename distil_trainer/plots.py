@@ -1,7 +1,8 @@
-"""Accuracy against latency, one point per model: what a run bought and what it cost, at a glance."""
+"""The headline metric against latency, one point per model: what a run bought and what it cost, at a glance."""
 
 import io
 
+from distil_trainer.headline import headline_of
 from distil_trainer.report import write_atomically
 
 # The Okabe-Ito colours, which people with colour-vision deficiency tell apart.
@@ -11,8 +12,8 @@ _COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 def plot_accuracy_against_latency(report, path):
     """Draw the models of a report with the 95 % intervals of their accuracy, over the median latency on a log scale.
 
-    Accuracies are those on the test split where there is one, else on validation. Models without accuracy or latency
-    are left out.
+    Where a report is headed by another metric, that takes the place of accuracy. Figures are those on the test split
+    where there is one, else on validation. Models without figures or latency are left out.
 
     Args:
         report (`dict`): result of `make_report`.
@@ -23,22 +24,23 @@ def plot_accuracy_against_latency(report, path):
 
     Raises:
         ImportError: if matplotlib is not installed.
-        ValueError: if no model has both an accuracy and a latency.
+        ValueError: if no model has both a figure and a latency.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('Plots need matplotlib: pip install "distil_trainer[recipes]"') from error
-    split, points = _points(report)
+    headline = headline_of(report)
+    split, points = _points(report, headline)
     figure = Figure(figsize=(7.6, 4.8), dpi=160, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for (label, latency_ms, accuracy, low, high), color in zip(points, _COLORS * len(points), strict=False):
+    for (label, latency_ms, value, low, high), color in zip(points, _COLORS * len(points), strict=False):
         axes.errorbar(
             latency_ms,
-            accuracy,
-            yerr=[[accuracy - low], [high - accuracy]],
+            value,
+            yerr=[[value - low], [high - value]],
             fmt="o",
             color=color,
             markersize=7,
@@ -46,33 +48,33 @@ def plot_accuracy_against_latency(report, path):
             capsize=4,
             label=label,
         )
-    _set_axes(axes, split, points, report)
+    _set_axes(axes, split, points, report, headline)
     canvas.draw()  # places the axes: labels are laid out in pixels
-    _place_labels(axes, canvas, points)
+    _place_labels(axes, canvas, points, headline)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return write_atomically(path, buffer.getvalue())
 
 
-def _points(report):
-    """Return the split shown and `(label, ms, accuracy %, low %, high %)` of each model that has them."""
+def _points(report, headline):
+    """Return the split shown and `(label, ms, value, low, high)` of each model that has them, in the unit shown."""
     splits = {split for row in report["models"] for split in row.get("evaluation") or {}}
     split = "test" if "test" in splits else "validation"
     points = []
     for row in report["models"]:
         scores, latency = (row.get("evaluation") or {}).get(split), row.get("latency")
         if scores and latency:
-            percent = [100 * scores[key] for key in ("accuracy", "accuracy_low", "accuracy_high")]
-            points.append((row.get("name") or row["role"], latency["p50_ms"], *percent))
+            shown = [headline.scale * scores[f"{headline.key}{end}"] for end in ("", "_low", "_high")]
+            points.append((row.get("name") or row["role"], latency["p50_ms"], *shown))
     if not points:
         raise ValueError(
-            f"No model of the report has both a latency and an accuracy on {split}: there is no point to draw. "
+            f"No model of the report has both a latency and {headline.name} on {split}: there is no point to draw. "
             "Measure them first, or leave out the plot."
         )
     return split, points
 
 
-def _set_axes(axes, split, points, report):
+def _set_axes(axes, split, points, report, headline):
     from matplotlib.ticker import LogLocator, NullFormatter
 
     _, latencies, _, lows, highs = zip(*points, strict=True)
@@ -80,7 +82,7 @@ def _set_axes(axes, split, points, report):
     # Room on both sides for labels, and at least a factor of four, so that equal latencies do not fill the width.
     room = max(1.75, (4 * min(latencies) / max(latencies)) ** 0.5)
     axes.set_xlim(min(latencies) / room, max(latencies) * room)
-    height = max(max(highs) - min(lows), 1.0)
+    height = max(max(highs) - min(lows), 0.01 * headline.scale)
     axes.set_ylim(min(lows) - 0.12 * height, max(highs) + 0.12 * height)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -89,17 +91,18 @@ def _set_axes(axes, split, points, report):
     threads = f"{latency['threads']} thread{'s' if latency['threads'] > 1 else ''}"
     axes.set_xlabel(f"median latency of one text, ms (log scale; {threads}, {latency['cpu']})")
     scored = next(row["evaluation"][split]["n"] for row in report["models"] if split in (row.get("evaluation") or {}))
-    axes.set_ylabel(f"accuracy on {split}, % (n = {scored:,}; bars: 95 % interval)")
+    unit = f",{headline.unit}" if headline.unit else ""
+    axes.set_ylabel(f"{headline.name} on {split}{unit} (n = {scored:,}; bars: 95 % interval)")
     axes.set_title(report["name"], loc="left", fontweight="bold")
     axes.grid(True, which="major", color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _place_labels(axes, canvas, points):
+def _place_labels(axes, canvas, points, headline):
     """Write each model's name near its point and in its colour, where it hides no point, error bar or other name."""
     renderer, frame, pixel = canvas.get_renderer(), axes.get_window_extent(), axes.figure.dpi / 72
-    centers = [axes.transData.transform((latency_ms, accuracy)) for _, latency_ms, accuracy, _, _ in points]
+    centers = [axes.transData.transform((latency_ms, value)) for _, latency_ms, value, _, _ in points]
     taken = []
     for (x, y), (_, latency_ms, _, low, high) in zip(centers, points, strict=True):
         (_, bottom), (_, top) = axes.transData.transform([(latency_ms, low), (latency_ms, high)])
@@ -107,12 +110,10 @@ def _place_labels(axes, canvas, points):
             _box(x, y, 14 * pixel, 14 * pixel),
             _box(x, (bottom + top) / 2, 11 * pixel, top - bottom + 4 * pixel),
         ]
-    for (x, y), (label, latency_ms, accuracy, _, _), color in zip(
-        centers, points, _COLORS * len(points), strict=False
-    ):
+    for (x, y), (label, latency_ms, value, _, _), color in zip(centers, points, _COLORS * len(points), strict=False):
         text = axes.annotate(
-            f"{label}\n{accuracy:.1f} %, {latency_ms:.3g} ms",
-            (latency_ms, accuracy),
+            f"{label}\n{headline.format(value / headline.scale)}{headline.unit}, {latency_ms:.3g} ms",
+            (latency_ms, value),
             xytext=(0, 0),
             textcoords="offset points",
             fontsize=8.5,

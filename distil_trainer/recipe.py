@@ -6,16 +6,20 @@ import os
 import numpy as np
 from accelerate import PartialState
 
+from distil_trainer.audit_table import audit_table
 from distil_trainer.closing import close_run, measure, pytorch_contender, ship_once
 from distil_trainer.command_line import parse_arguments
-from distil_trainer.fine_tuning import fine_tuning_arguments, gold_label_arguments
+from distil_trainer.fine_tuning import check_selection, fine_tuning_arguments, gold_label_arguments
 from distil_trainer.fresh_student import check_fresh_student, make_fresh_student
+from distil_trainer.fresh_teacher import make_fresh_teacher
+from distil_trainer.headline import choose_headline
 from distil_trainer.hyper_parameters import hyper_parameters
 from distil_trainer.labeled_dataset import push_labeled_dataset
 from distil_trainer.labeling import TeacherLabeler
 from distil_trainer.labels import dataset_label_names
 from distil_trainer.opening import check_same_models, open_run
 from distil_trainer.recipe_arguments import RECIPE_ARGUMENTS
+from distil_trainer.recipe_task import check_training, fit_task, output_names, recipe_task, score_range
 from distil_trainer.stages import (
     hub_id,
     load_teacher_and_splits,
@@ -24,10 +28,13 @@ from distil_trainer.stages import (
     short_name,
     split_facts,
     train_once,
+    with_head,
     without_leaks,
 )
 from distil_trainer.tasks import problem_type
 from distil_trainer.teacher_key import weights_hash
+from distil_trainer.teaching import check_teaching, choose_rows, train_student
+from distil_trainer.transfer_audit import audit_transfer_set
 from distil_trainer.transfer_set import make_transfer_set
 
 
@@ -45,9 +52,14 @@ def run_recipe(defaults, argv=None, *, recipe):
         `dict`: the report.
     """
     arguments = parse_arguments(RECIPE_ARGUMENTS, argv, defaults)
-    training, data, models, _, _ = arguments
+    training, data, models, transfer, shipping = arguments
     teacher, teacher_tokenizer, splits = load_teacher_and_splits(models, data, training)
-    label_names = dataset_label_names(splits["train"], training.label_column)
+    label_names = output_names(splits["train"], training.label_column)
+    task = recipe_task(splits["train"], training.label_column)
+    select_by = models.teacher_select_by or choose_headline(shipping.metric, task).key
+    check_selection(select_by, task)
+    check_training(training, task)
+    check_teaching(transfer, training, task)
     if models.has_fresh_student:  # so that an error comes now, not later
         check_fresh_student(models, training, teacher, teacher_tokenizer, label_names)
     else:
@@ -56,10 +68,13 @@ def run_recipe(defaults, argv=None, *, recipe):
     run = open_run(arguments)
     evaluation_splits = [split for name, split in splits.items() if name != "train"]
     train, _ = without_leaks(splits["train"], evaluation_splits, training)
+    if models.teacher_from_scratch:
+        made = make_fresh_teacher(run, models, transfer, training, train, evaluation_splits, label_names)
+        teacher, teacher_tokenizer = with_head(made[0], models.teacher_head), made[1]
     if models.train_teacher:
         teacher_arguments = fine_tuning_arguments(
             training,
-            models.teacher_select_by,
+            select_by,
             learning_rate=models.teacher_learning_rate,
             num_train_epochs=models.teacher_num_train_epochs,
             max_steps=models.teacher_max_steps,
@@ -81,8 +96,9 @@ def run_recipe(defaults, argv=None, *, recipe):
         teacher=(teacher, teacher_tokenizer),
         student=(student, tokenizer),
         student_facts=student_facts,
+        teacher_name="a small BERT, trained from scratch" if models.teacher_from_scratch else None,
     )
-    PartialState().print(table)
+    PartialState().print(f"{audit_table(report['data']['transfer']['audit'])}\n\n{table}")
     return report
 
 
@@ -97,9 +113,10 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
         arguments (`tuple`): instances of `RECIPE_ARGUMENTS`, in that order.
         recipe (`str`): the recipe's file name.
         argv (`list[str]`, *optional*): the recipe's arguments; `None` for this process's.
-        splits (`dict[str, Dataset]`): "train", "validation" and perhaps "test", with a `ClassLabel`.
+        splits (`dict[str, Dataset]`): "train", "validation" and perhaps "test", with a `ClassLabel`, or with scores
+            as floats.
         teacher (`tuple[PreTrainedModel, PreTrainedTokenizerFast]`): the trained teacher.
-        student (`tuple[PreTrainedModel, PreTrainedTokenizerFast]`): the untrained student.
+        student (`tuple[PreTrainedModel, PreTrainedTokenizerFast]`): the untrained student, of the same task.
         student_facts (`dict`): the report's part `student`.
         teacher_name (`str`, *optional*): what the card calls a teacher that no argument names.
         analyzer (`Callable`, *optional*): tags words, in place of the spaCy pipeline that the arguments name.
@@ -107,14 +124,19 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
     Returns:
         `tuple[dict, str]`: the report, and its closing table as text.
     """
-    training, data, models, augmentation, shipping = arguments
+    training, data, models, transfer, shipping = arguments
     evaluation_splits = {name: split for name, split in splits.items() if name != "train"}
     (teacher, teacher_tokenizer), (student, tokenizer) = teacher, student
+    task = recipe_task(splits["train"], training.label_column)
+    headline = choose_headline(shipping.metric, task)
+    fit_task(teacher, task, "teacher")
+    fit_task(student, task, "student")
+    check_teaching(transfer, training, task)
     train, dropped = without_leaks(splits["train"], evaluation_splits.values(), training)
     control = copy.deepcopy(student)
 
     transfer_set, transfer_facts = make_transfer_set(
-        run, train, evaluation_splits.values(), augmentation, training, analyzer=analyzer
+        run, train, evaluation_splits.values(), transfer, training, analyzer=analyzer
     )
     transfer_facts["in_evaluation_data"] += dropped
     facts = run_facts(run, recipe, argv, training)  # after the first stage: until then corrected arguments are welcome
@@ -128,24 +150,30 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
     )
     check_same_models(run, labeler.fingerprint, weights_hash(student))
     # A teacher whose inner states are compared is there in every step, and gives its logits on the way.
-    online = {"teacher": teacher, "teacher_tokenizer": teacher_tokenizer} if training.distils_states else {}
-    if not online or shipping.hub_dataset_id:
-        labelled_set = labeler.map(transfer_set)
+    is_labelled = not training.distils_states or shipping.hub_dataset_id
+    labelled_set = labeler.map(transfer_set) if is_labelled else transfer_set
+    transfer_facts["audit"] = run.value(
+        "audit", lambda: audit_transfer_set(labelled_set, (), training.text_column, training.text_pair_column)
+    )
     teacher_logits = {
         ("teacher", name): np.asarray(labeler.map(split)["teacher_logits"], dtype=np.float32)
         for name, split in evaluation_splits.items()
     }
 
-    student, steps = train_once(
+    rows = transfer_set
+    if not training.distils_states and not transfer.self_training_rounds:
+        rows, transfer_facts["chosen"] = choose_rows(labelled_set, transfer, training)
+    student, steps, transfer_facts["self_training"] = train_student(
         run,
-        "student",
         student,
         tokenizer,
-        transfer_set if online else labelled_set,
+        rows,
         splits["validation"],
         training,
+        transfer,
+        teacher=(teacher, teacher_tokenizer),
+        metric=headline.key,
         trust_remote_code=models.trust_remote_code,
-        **online,
     )
     # As many steps a cycle as the student, though the control's epochs are shorter.
     cycle = training.epochs_per_cycle and training.epochs_per_cycle * len(transfer_set) / len(train)
@@ -166,7 +194,9 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
         pytorch_contender("student", student, tokenizer),
         *onnx_contenders,
     ]
-    rows, comparisons = measure(run, contenders, evaluation_splits, training, shipping, known_logits=teacher_logits)
+    measured, comparisons = measure(
+        run, contenders, evaluation_splits, training, shipping, known_logits=teacher_logits
+    )
     used_for = ["the int8 file"] + ["the best checkpoint"] * training.load_best_model_at_end
     used_for += ["the teacher's best epoch"] * models.train_teacher
     teacher_path = models.teacher_model_name_or_path
@@ -174,7 +204,10 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
         "run": facts,
         "task": {
             "language": shipping.language,
+            "problem_type": task,
+            "metric": headline.key,
             "labels": dataset_label_names(splits["train"], training.label_column),
+            "score_range": score_range(train, training.label_column),
             "text_pair": training.text_pair_column is not None,
             "max_length": training.max_length,
         },
@@ -196,7 +229,7 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
         }
         | {"transfer": transfer_facts},
         "training": hyper_parameters(training, problem_type(student.config), steps),
-        "models": rows,
+        "models": measured,
         "comparisons": comparisons,
         "export": {**shipped, "subfolder": "onnx"},
     }

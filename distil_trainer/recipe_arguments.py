@@ -8,6 +8,8 @@ import xxhash
 
 from distil_trainer.arguments import DistillationArguments
 from distil_trainer.data import DataArguments
+from distil_trainer.headline import HEADLINES
+from distil_trainer.transfer_arguments import TransferSetArguments
 
 # What says how a student with fresh weights is made.
 _OF_FRESH_STUDENTS = (
@@ -24,12 +26,24 @@ class ModelArguments:
         default=None, metadata={"help": "Commit, tag or branch of a teacher on the Hub."}
     )
     train_teacher: bool = field(default=False, metadata={"help": "Fine-tune the teacher on the training split first."})
+    teacher_from_scratch: bool = field(
+        default=False,
+        metadata={
+            "help": "Where no checkpoint can be had: make the teacher a small BERT with fresh weights and a tokenizer "
+            "of its own, train it on masked words of all texts at hand, then fine-tune it."
+        },
+    )
+    scratch_num_train_epochs: float = field(default=3.0, metadata={"help": "Its epochs on masked words."})
+    scratch_max_steps: int | None = field(default=None, metadata={"help": "Steps of that, in place of epochs."})
     teacher_learning_rate: float = field(default=2e-5, metadata={"help": "Peak learning rate of that fine-tuning."})
     teacher_num_train_epochs: float = field(default=3.0, metadata={"help": "Epochs of that fine-tuning."})
     teacher_max_steps: int = field(default=-1, metadata={"help": "Steps of that fine-tuning, in place of epochs."})
-    teacher_select_by: str = field(
-        default="accuracy",
-        metadata={"help": "Metric of the validation split that chooses the teacher's best epoch: accuracy or loss."},
+    teacher_select_by: str | None = field(
+        default=None,
+        metadata={
+            "help": "What of the validation split chooses the teacher's best epoch: accuracy, macro_f1, pearson or "
+            "loss; by default the metric of the run."
+        },
     )
     teacher_head: str = field(
         default="own",
@@ -94,8 +108,8 @@ class ModelArguments:
     trust_remote_code: bool = field(default=False, metadata={"help": "Run Python files that come with a model."})
 
     def __post_init__(self):
-        if self.teacher_select_by not in ("accuracy", "loss"):
-            raise ValueError(f"teacher_select_by={self.teacher_select_by!r}: choose accuracy or loss.")
+        if self.teacher_select_by not in (None, *HEADLINES, "loss"):
+            raise ValueError(f"teacher_select_by={self.teacher_select_by!r}: choose {', '.join(HEADLINES)} or loss.")
         for name in ("teacher_head", "student_head"):
             if getattr(self, name) not in ("own", "cnn"):
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose own or cnn.")
@@ -103,6 +117,19 @@ class ModelArguments:
             raise ValueError(
                 "teacher_head='cnn' without train_teacher: the new head would be random, and its answers noise. Give "
                 "--train_teacher too; a teacher that was saved with such a head is loaded with it as it is."
+            )
+        if self.teacher_from_scratch and not self.train_teacher:
+            raise ValueError(
+                "teacher_from_scratch without train_teacher: it would know masked words and no label, and its answers "
+                "would be noise. Give --train_teacher too."
+            )
+        if self.teacher_from_scratch:
+            self.teacher_model_name_or_path = None  # a recipe's default; nothing of it is used
+        elif self.scratch_num_train_epochs != 3.0 or self.scratch_max_steps:
+            raise ValueError(
+                f"scratch_num_train_epochs={self.scratch_num_train_epochs}, "
+                f"scratch_max_steps={self.scratch_max_steps} without --teacher_from_scratch: they would have no "
+                "effect. Leave them out."
             )
         _check_at_least(self, extra_words=0)
         if self.has_fresh_student:
@@ -117,33 +144,19 @@ class ModelArguments:
 
 
 @dataclass
-class AugmentationArguments:
-    """How the transfer set is made of the training texts."""
-
-    copies: int = field(default=20, metadata={"help": "Rewritten copies tried per text; 0 for the texts alone."})
-    analyzer: str | None = field(
-        default=None, metadata={"help": "spaCy pipeline, by name or folder, that tags words."}
-    )
-    mask_probability: float = field(default=0.1, metadata={"help": "Chance that a word is masked."})
-    replace_probability: float = field(
-        default=0.1, metadata={"help": "Chance that a word gives way to one of its tag."}
-    )
-    ngram_probability: float = field(default=0.25, metadata={"help": "Chance of the n-gram step in a copy."})
-    ngram_rule: str = field(default="mask", metadata={"help": "mask: mask the n-gram; keep: keep nothing else."})
-    pool: str = field(default="types", metadata={"help": "Draw replacements by types or by frequency."})
-    lower: bool = field(default=False, metadata={"help": "Lower-case every text."})
-    augmentation_num_proc: int = field(default=2, metadata={"help": "Processes that augment."})
-
-    def __post_init__(self):
-        _check_at_least(self, copies=0, augmentation_num_proc=1)
-
-
-@dataclass
 class ShippingArguments:
     """What must hold of the exported student, how it is measured, and where it goes."""
 
+    metric: str | None = field(
+        default=None,
+        metadata={
+            "help": "Metric that table, plot and card are headed by, and that the teacher's best epoch and the int8 "
+            "file are chosen by: accuracy or macro_f1 for labels, pearson for scores; by default accuracy, or pearson."
+        },
+    )
     max_accuracy_drop: float = field(
-        default=0.005, metadata={"help": "Accuracy that int8 may lose on the validation split, as a fraction."}
+        default=0.005,
+        metadata={"help": "What int8 may lose of that metric on the validation split; half a point is 0.005."},
     )
     latency_threads: int = field(default=1, metadata={"help": "Threads of every model while its latency is measured."})
     latency_texts: int = field(default=200, metadata={"help": "Texts on which latency is measured."})
@@ -156,6 +169,8 @@ class ShippingArguments:
 
     def __post_init__(self):
         _check_at_least(self, latency_threads=1, latency_texts=1)
+        if self.metric not in (None, *HEADLINES):
+            raise ValueError(f"metric={self.metric!r}: choose one of {', '.join(HEADLINES)}, or leave it out.")
         if not 0 <= self.max_accuracy_drop < 1:
             raise ValueError(
                 f"max_accuracy_drop={self.max_accuracy_drop} must be at least 0 and below 1: half a percentage point "
@@ -163,7 +178,7 @@ class ShippingArguments:
             )
 
 
-RECIPE_ARGUMENTS = (DistillationArguments, DataArguments, ModelArguments, AugmentationArguments, ShippingArguments)
+RECIPE_ARGUMENTS = (DistillationArguments, DataArguments, ModelArguments, TransferSetArguments, ShippingArguments)
 
 # What says where and how a run works, but does not change its result.
 _NOT_SETTINGS = {
@@ -200,6 +215,8 @@ def run_settings(arguments):
             if not each.init or each.name in not_settings or value == default or not _is_json(value):
                 continue
             settings[each.name] = value
+            if each.name == "unlabelled_files":
+                settings[f"{each.name}_xxh64"] = [_file_hash(file) for file in value if os.path.isfile(file)]
             if (each.name.endswith("_file") or each.name in _MAY_BE_FILES) and os.path.isfile(value):
                 settings[f"{each.name}_xxh64"] = _file_hash(value)
     return settings

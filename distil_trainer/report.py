@@ -19,7 +19,11 @@ run*
   processes   int   world size
 task
   language    str   ISO 639-1 code
-  labels      [str] in logit order
+  problem_type str  as in a model's configuration; by default one label a row
+  metric      str   the headline metric: what table, gaps, plot and gate go by: "accuracy" (where there is none),
+                    "macro_f1" or "pearson"
+  labels      [str] in logit order; none for scores
+  score_range [float, float]  lowest and highest score of the training rows
   text_pair   bool  whether inputs are pairs of texts
   max_length  int   tokens
 teacher*
@@ -44,6 +48,10 @@ data
     operators {str: int}  rows by operator
     duplicates int  rows dropped because they stood in the set already
     in_evaluation_data int  rows dropped because they stand in validation or test
+    near_evaluation_data int  rows dropped because they are near a row of these, optional
+    unlabelled {str: int}  texts without labels that were given, and those left of them, optional
+    audit     {str: value}  what `audit_transfer_set` says of the rows, optional
+    self_training [{str: value}]  what each round of self-training gave, optional
     settings  {str: value}  of the augmenter
 training      {str: value}  hyper-parameters, in the order to show them
 models*       [row], in the order to show them; each row:
@@ -52,10 +60,12 @@ models*       [row], in the order to show them; each row:
   engine      str   "PyTorch", "ONNX Runtime"
   parameters  int
   size_bytes  int   of the weights' file
-  evaluation  {split: result of `evaluation.evaluate_logits`}, "validation" and, scored once at the end, "test"
+  evaluation  {split: result of `evaluation.evaluate_logits`, or of `scores.evaluate_scores`}, "validation" and, scored
+              once at the end, "test"
   latency     result of `latency.measure_latencies` for the model
   speedup     float p50 of the teacher / p50 of the model: added by `make_report`
-comparisons   [{"a": role, "b": role, "split": split, ...result of `evaluation.compare` (a minus b)}]
+comparisons   [{"a": role, "b": role, "split": split, ...result of `evaluation.compare`, or with another headline
+              metric of `compare_macro_f1` or `compare_scores` (a minus b)}]
 gaps          {split: {"retention", "gap_closed", "noise"}}: added by `make_report`
 export        result of `export.ship`, plus "subfolder": where it lies in the output folder ("onnx")
 ```
@@ -68,6 +78,7 @@ from pathlib import Path
 import numpy as np
 
 from distil_trainer.evaluation import gap_closed
+from distil_trainer.headline import headline_of
 
 REPORT_FILE = "report.json"
 
@@ -90,8 +101,8 @@ def make_report(
     """Put a report together, check that its parts fit, and add what follows from them.
 
     Added are each model's `speedup`, and for each split on which teacher, control and student were scored `retention`
-    (accuracy of the student / of the teacher), `gap_closed` (see `evaluation.gap_closed`) and `noise`: true unless
-    student and control were compared on this split and are distinguishable.
+    (headline metric of the student / of the teacher), `gap_closed` (see `evaluation.gap_closed`) and `noise`: true
+    unless student and control were compared on this split and are distinguishable.
 
     Args:
         name, run, teacher, student, models, comparisons, data, task, training, export, license, model_id: see the
@@ -101,8 +112,8 @@ def make_report(
         `dict`: the report; its parts are copies.
 
     Raises:
-        ValueError: if a required key is missing, two models share a role, or a comparison names a role or split that
-            no model has.
+        ValueError: if a required key is missing, two models share a role, the headline metric is unknown, or a
+            comparison names a role or split that no model has.
     """
     report = {
         "format_version": 1,
@@ -124,6 +135,7 @@ def make_report(
     _check_required("student", report["student"], ["base"])
     for index, row in enumerate(report["models"]):
         _check_required(f"models[{index}]", row, ["role"])
+    metric = headline_of(report).key
     rows = {row["role"]: row for row in report["models"]}
     if len(rows) < len(report["models"]):
         roles = [row["role"] for row in report["models"]]
@@ -132,12 +144,12 @@ def make_report(
             "doubled role would silently mix two models up: give each its own."
         )
     for comparison in report["comparisons"]:
-        _check_comparison(comparison, rows)
+        _check_comparison(comparison, rows, metric)
     teacher_p50_ms = _p50_ms(rows.get("teacher", {}))
     for row in report["models"]:
         p50_ms = _p50_ms(row)
         row["speedup"] = teacher_p50_ms / p50_ms if teacher_p50_ms and p50_ms else None
-    report["gaps"] = _gaps(rows, report["comparisons"])
+    report["gaps"] = _gaps(rows, report["comparisons"], metric)
     return report
 
 
@@ -213,9 +225,9 @@ def _check_required(part, values, keys):
         )
 
 
-def _check_comparison(comparison, rows):
+def _check_comparison(comparison, rows, metric):
     _check_required(
-        "comparisons", comparison, ["a", "b", "split", "n", "accuracy_difference", "p_value", "distinguishable"]
+        "comparisons", comparison, ["a", "b", "split", "n", f"{metric}_difference", "p_value", "distinguishable"]
     )
     for role in (comparison["a"], comparison["b"]):
         splits = list(rows.get(role, {}).get("evaluation") or {})
@@ -231,16 +243,17 @@ def _p50_ms(row):
     return (row.get("latency") or {}).get("p50_ms")
 
 
-def _gaps(rows, comparisons):
+def _gaps(rows, comparisons, metric):
     """Return retention and gap closed by split, where teacher, control and student were all scored."""
     evaluations = [rows.get(role, {}).get("evaluation") or {} for role in ("student", "control", "teacher")]
     gaps = {}
     for split in evaluations[0]:
         if not all(split in evaluation for evaluation in evaluations):
             continue
-        student, control, teacher = (evaluation[split]["accuracy"] for evaluation in evaluations)
+        student, control, teacher = (evaluation[split][metric] for evaluation in evaluations)
         gaps[split] = {
-            "retention": student / teacher if teacher else None,
+            # A correlation may be below zero, and a share of one means nothing.
+            "retention": student / teacher if teacher > 0 and student >= 0 else None,
             "gap_closed": gap_closed(student, control, teacher),
             "noise": not any(
                 {comparison["a"], comparison["b"]} == {"student", "control"}

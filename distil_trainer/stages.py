@@ -18,11 +18,14 @@ from transformers import TrainerState, set_seed
 
 from distil_trainer.augmentation import drop_leaks, texts_of
 from distil_trainer.data import load_splits
-from distil_trainer.labels import dataset_label_names, label_permutation, model_label_names
+from distil_trainer.fresh_teacher import untrained_teacher
+from distil_trainer.labels import label_permutation, model_label_names
 from distil_trainer.latency import cpu_name
 from distil_trainer.loading import load_classifier, name_tokenizer_class
+from distil_trainer.recipe_task import fit_task, output_names, recipe_task, set_task
 from distil_trainer.run_folder import last_complete_checkpoint
 from distil_trainer.students import TransformerCnnForSequenceClassification, student_from_teacher
+from distil_trainer.tasks import REGRESSION, SINGLE_LABEL
 from distil_trainer.trainer import DistillationTrainer
 
 logger = logging.getLogger(__name__)
@@ -32,7 +35,8 @@ def load_teacher_and_splits(models, data, training):
     """Load the teacher and the splits that a recipe's arguments name, and see that their labels agree.
 
     A teacher to be fine-tuned takes its labels from the training split. A fine-tuned one must have the data's labels,
-    in any order; one that never named its labels takes the data's names in their order.
+    in any order; one that never named its labels takes the data's names in their order. Data with scores need a
+    teacher with one output.
 
     Returns:
         `tuple[PreTrainedModel, PreTrainedTokenizerFast, dict[str, Dataset]]`
@@ -40,12 +44,12 @@ def load_teacher_and_splits(models, data, training):
     Raises:
         ValueError: if there is no teacher, a split cannot be read, or the labels do not fit.
     """
-    if models.teacher_model_name_or_path is None:
+    if models.teacher_model_name_or_path is None and not models.teacher_from_scratch:
         raise ValueError("teacher_model_name_or_path=None: name a teacher with --teacher_model_name_or_path.")
     teacher_names = None
     if not models.train_teacher:
         teacher, tokenizer = _load_teacher(models, None)
-        teacher_names = model_label_names(teacher.config)
+        teacher_names = model_label_names(teacher.config) if teacher.config.num_labels > 1 else None
     splits = load_splits(
         data,
         text_column=training.text_column,
@@ -54,12 +58,20 @@ def load_teacher_and_splits(models, data, training):
         label_names=teacher_names,
         seed=training.seed,
     )
-    data_names = dataset_label_names(splits["train"], training.label_column)
-    if models.train_teacher or teacher_names is None:
+    task = recipe_task(splits["train"], training.label_column)
+    data_names, name = output_names(splits["train"], training.label_column), models.teacher_model_name_or_path
+    if models.teacher_from_scratch:
+        teacher, tokenizer = untrained_teacher(splits["train"], training, data_names)
+        teacher = with_head(teacher, models.teacher_head)
+    elif models.train_teacher:
         teacher, tokenizer = _load_teacher(models, data_names)
+        set_task(teacher, task)
     else:
-        name = models.teacher_model_name_or_path
-        label_permutation(teacher_names, data_names, given=f"the teacher {name}", wanted="the training split")
+        fit_task(teacher, task, f"teacher {name}")
+        if task == SINGLE_LABEL and teacher_names is None:
+            teacher, tokenizer = _load_teacher(models, data_names)
+        elif task == SINGLE_LABEL:
+            label_permutation(teacher_names, data_names, given=f"the teacher {name}", wanted="the training split")
     return teacher, tokenizer, splits
 
 
@@ -71,10 +83,11 @@ def _load_teacher(models, label_names):
         to_be_trained=models.train_teacher,
         trust_remote_code=models.trust_remote_code,
     )
-    return _with_head(teacher, models.teacher_head), tokenizer
+    return with_head(teacher, models.teacher_head), tokenizer
 
 
-def _with_head(model, head):
+def with_head(model, head):
+    """Return a model with the head of its own class, or over its encoder the convolutions (`cnn`)."""
     return TransformerCnnForSequenceClassification.from_encoder(model) if head == "cnn" else model
 
 
@@ -108,12 +121,19 @@ def without_leaks(train, evaluation_splits, training):
 def make_student(models, teacher, teacher_tokenizer, label_names, *, seed):
     """Make the untrained student: some layers of the teacher, or a checkpoint with a new head of the same labels.
 
+    Args:
+        models (`ModelArguments`): what to make.
+        teacher (`PreTrainedModel`): may give its layers.
+        teacher_tokenizer (`PreTrainedTokenizerFast`): its tokenizer.
+        label_names (`list[str]`): see `output_names`; one name makes a regression.
+        seed (`int`): of a new head's weights.
+
     Returns:
         `tuple[PreTrainedModel, PreTrainedTokenizerFast, dict]`: the last is the report's part `student`.
     """
     set_seed(seed)  # a new head starts from the same random weights in every start of the run
     if models.student_layers:
-        student = _with_head(student_from_teacher(teacher, layers=models.student_layers), models.student_head)
+        student = with_head(student_from_teacher(teacher, layers=models.student_layers), models.student_head)
         facts = {"base": f"layers {', '.join(map(str, models.student_layers))} of the teacher"}
         return student, teacher_tokenizer, facts | {"needs_remote_code": needs_remote_code(student)}
     name = models.student_model_name_or_path
@@ -122,7 +142,8 @@ def make_student(models, teacher, teacher_tokenizer, label_names, *, seed):
     student, tokenizer = load_classifier(
         name, label_names=label_names, to_be_trained=True, trust_remote_code=models.trust_remote_code
     )
-    student = _with_head(student, models.student_head)
+    set_task(student, REGRESSION if len(label_names) == 1 else SINGLE_LABEL)
+    student = with_head(student, models.student_head)
     facts = {"base": short_name(name), "hub_id": hub_id(name), "needs_remote_code": needs_remote_code(student)}
     return student, tokenizer, facts
 

@@ -2,6 +2,9 @@
 
 import textwrap
 
+from distil_trainer.bootstrap import LEAST_P_VALUE
+from distil_trainer.headline import METRICS, headline_of
+
 MISSING = "–"
 
 
@@ -62,7 +65,8 @@ def measurement_lines(report):
         for split in _splits(report)
     ]
     if counts:
-        lines.append(f"{', '.join(counts).capitalize()}. ± is half the width of the 95 % interval (Wilson).")
+        interval = headline_of(report).interval
+        lines.append(f"{', '.join(counts).capitalize()}. ± is half the width of the 95 % interval ({interval}).")
     latencies = [row["latency"] for row in report["models"] if row.get("latency")]
     if latencies:
         texts = _distinct(latency["n"] for latency in latencies)
@@ -89,19 +93,17 @@ def comparison_lines(report):
     Returns:
         `list[str]`: one line per comparison, then one per split on which retention and gap closed are defined.
     """
-    labels = {row["role"]: _label(row) for row in report["models"]}
+    labels, headline = {row["role"]: _label(row) for row in report["models"]}, headline_of(report)
     lines = []
     for comparison in report["comparisons"]:
         verdict = "" if comparison["distinguishable"] else "not "
-        agreement = comparison.get("agreement")
-        same = "" if agreement is None else f"; same answer on {100 * agreement:.1f} % of the rows"
         lines.append(
             f"{labels[comparison['a']]} against {labels[comparison['b']]} ({comparison['split']}, n = "
-            f"{comparison['n']}): {signed_points(comparison['accuracy_difference'])} points, "
-            f"p = {comparison['p_value']:.2g}: {verdict}distinguishable{same}."
+            f"{comparison['n']}): {_difference(comparison, headline)}, {_p_value(comparison)}: "
+            f"{verdict}distinguishable{_likeness(comparison)}."
         )
     for split, gap in report.get("gaps", {}).items():
-        lines.append(_gap_line(split, gap, labels))
+        lines.append(_gap_line(split, gap, labels, headline.name))
     return lines
 
 
@@ -125,31 +127,17 @@ def format_size(size_bytes):
     return f"{size_bytes} B"
 
 
-def format_accuracy(evaluation):
-    """Return an accuracy in percent with half the width of its interval: "88.1 ± 2.1"."""
-    if evaluation is None:
-        return MISSING
-    half = (evaluation["accuracy_high"] - evaluation["accuracy_low"]) / 2
-    return f"{100 * evaluation['accuracy']:.1f} ± {100 * half:.1f}"
-
-
-def signed_points(difference):
-    """Return a difference of two shares in percentage points with its sign: "−0.3", "+1.2", "0.0"."""
-    text = f"{100 * difference:+.1f}".replace("-", "−")
-    return "0.0" if text in ("+0.0", "−0.0") else text
-
-
 def _cells(report):
     """Return the header (a line end inside a cell where it has two lines) and the rows of the table."""
-    splits = _splits(report)
-    # Macro-F1 once, on the split that decides: the test split where there is one.
-    last = splits[-1:]
+    splits, headline = _splits(report), headline_of(report)
+    # The other metrics once, on the split that decides: the test split where there is one.
+    others = [(METRICS[key], split) for key in headline.others for split in splits[-1:]]
     header = [
         "model",
         "parameters",
         "size",
-        *[f"accuracy %\n{split}" for split in splits],
-        *[f"macro-F1 %\n{split}" for split in last],
+        *[f"{headline.column}\n{split}" for split in splits],
+        *[f"{metric.column}\n{split}" for metric, split in others],
         "latency ms\nmedian",
         "latency ms\np95",
         "× faster",
@@ -162,10 +150,13 @@ def _cells(report):
                 _label(row),
                 format_parameters(row.get("parameters")),
                 format_size(row.get("size_bytes")),
-                *[format_accuracy(evaluation.get(split)) for split in splits],
                 *[
-                    _or_missing("{:.1f}", 100 * evaluation[split]["macro_f1"] if split in evaluation else None)
-                    for split in last
+                    headline.format_with_interval(evaluation[split]) if split in evaluation else MISSING
+                    for split in splits
+                ],
+                *[
+                    metric.format(evaluation[split][metric.key]) if split in evaluation else MISSING
+                    for metric, split in others
                 ],
                 _or_missing("{:.2f}", latency.get("p50_ms")),
                 _or_missing("{:.2f}", latency.get("p95_ms")),
@@ -175,14 +166,40 @@ def _cells(report):
     return header, rows
 
 
-def _gap_line(split, gap, labels):
+def _difference(comparison, headline):
+    """Say by how much two models differ, with the interval where the test gives one."""
+    change = headline.format_change(comparison[f"{headline.key}_difference"])
+    if headline.key == "accuracy":
+        return f"{change} points"
+    low, high = (headline.format_change(comparison[f"difference_{end}"]) for end in ("low", "high"))
+    unit = " points of" if headline.unit else " in"
+    return f"{change}{unit} {headline.name} (95 % interval {low} to {high})"
+
+
+def _p_value(comparison):
+    """Say how likely such a difference is without any; a bootstrap cannot tell small chances apart."""
+    is_least = "difference_low" in comparison and comparison["p_value"] <= LEAST_P_VALUE
+    return f"p {'≤' if is_least else '='} {comparison['p_value']:.2g}"
+
+
+def _likeness(comparison):
+    """Say how alike the answers of two models are, whoever is right."""
+    if comparison.get("agreement") is not None:
+        return f"; same answer on {100 * comparison['agreement']:.1f} % of the rows"
+    if comparison.get("output_correlation") is not None:
+        return f"; their scores correlate by {comparison['output_correlation']:.3f}"
+    return ""
+
+
+def _gap_line(split, gap, labels, metric):
     student, control, teacher = (labels[role] for role in ("student", "control", "teacher"))
     text = f"On {split}, {student} "
     if gap["retention"] is not None:
-        text += f"keeps {100 * gap['retention']:.1f} % of the accuracy of {teacher} and "
+        text += f"keeps {100 * gap['retention']:.1f} % of the {metric} of {teacher} and "
     if gap["gap_closed"] is None:
         return f"{text}has no gap to close: {control} is not below {teacher}."
-    text += f"closes {100 * gap['gap_closed']:.0f} % of the gap between {control} and {teacher}"
+    closed = f"{100 * gap['gap_closed']:.0f}".replace("-", "−")
+    text += f"closes {closed} % of the gap between {control} and {teacher}"
     return f"{text}{', a share that is noise: student and control are not shown to differ' if gap['noise'] else ''}."
 
 

@@ -364,7 +364,8 @@ class DistillationTrainer(Trainer):
 
     def _save(self, output_dir=None, state_dict=None):
         super()._save(output_dir, state_dict)
-        name_tokenizer_class(self.args.output_dir if output_dir is None else output_dir)
+        if self.args.should_save:  # transformers 5 comes here in every process
+            name_tokenizer_class(self.args.output_dir if output_dir is None else output_dir)
 
     def _save_optimizer_and_scheduler(self, output_dir):
         super()._save_optimizer_and_scheduler(output_dir)

@@ -1,65 +1,72 @@
-"""The transfer set of a recipe: training texts, augmented, without duplicates and without evaluation data."""
+"""The transfer set of a recipe: training texts and unlabelled ones, rewritten, with generated texts, without leaks."""
 
 import dataclasses
 import json
+import os
+from itertools import chain
 
 from datasets import load_from_disk
+from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from distil_trainer.augmentation import RuleAugmenter, drop_duplicates_and_leaks, operator_counts, texts_of
+from distil_trainer.augmentation import (
+    MaskedRewriter,
+    RuleAugmenter,
+    drop_duplicates_and_leaks,
+    operator_counts,
+    texts_of,
+)
+from distil_trainer.generated_rows import generate_rows
+from distil_trainer.mixing import inherit_column, mix
 from distil_trainer.stages import short_name
+from distil_trainer.unlabelled import load_unlabelled
 
 
-def make_transfer_set(run, train, evaluation_splits, augmentation, training, *, analyzer=None):
-    """Augment the training texts, and drop duplicates and whatever stands in the evaluation splits.
+def make_transfer_set(run, train, evaluation_splits, transfer, training, *, analyzer=None):
+    """Put together the texts that the teacher will label, without duplicates and without evaluation data.
+
+    They are the training texts; texts without labels, in the share asked for; copies of both, rewritten by rules and
+    by a masked language model; and what a language model writes that was fine-tuned on the training texts.
 
     Args:
         run (`RunFolder`): keeps the result.
         train (`Dataset`): the training split.
         evaluation_splits (`Iterable[Dataset]`): splits whose texts must not be trained on.
-        augmentation (`AugmentationArguments`): how to augment.
+        transfer (`TransferSetArguments`): what it is made of.
         training (`DistillationArguments`): names the columns and the seed.
-        analyzer (`Callable`, *optional*): tags words in place of `augmentation.analyzer`; see `RuleAugmenter`.
+        analyzer (`Callable`, *optional*): tags words in place of `transfer.analyzer`; see `RuleAugmenter`.
 
     Returns:
         `tuple[Dataset, dict]`: the transfer set, and the report's part `data.transfer`.
     """
+    evaluation_splits = list(evaluation_splits)
+    generated = generate_rows(run, train, evaluation_splits, transfer, training) if transfer.generated_rows else None
 
     def build(path):
-        transfer = train
-        if augmentation.copies:
-            processes = min(augmentation.augmentation_num_proc, max(1, len(train) // 10_000))
-            augmenter = RuleAugmenter.from_corpus(
-                train[training.text_column],
-                analyzer=analyzer or augmentation.analyzer,
-                text_column=training.text_column,
-                label_column=training.label_column,
-                copies=augmentation.copies,
-                mask_probability=augmentation.mask_probability,
-                replace_probability=augmentation.replace_probability,
-                ngram_probability=augmentation.ngram_probability,
-                ngram_rule=augmentation.ngram_rule,
-                pool=augmentation.pool,
-                lower=augmentation.lower,
-                seed=training.seed,
-                num_proc=processes if processes > 1 else None,
-            )
-            transfer = train.map(
-                augmenter,
-                batched=True,
-                with_indices=True,
-                remove_columns=train.column_names,
-                num_proc=processes if processes > 1 else None,
-                desc="Augmenting",
-            )
         columns = training.text_column, training.text_pair_column
-        transfer, counts = drop_duplicates_and_leaks(transfer, texts_of(evaluation_splits, *columns), *columns)
-        transfer.save_to_disk(path)
-        facts = {
-            "rows": len(transfer),
-            "operators": operator_counts(transfer) if augmentation.copies else {"original": len(transfer)},
-            "duplicates": counts["duplicates"],
-            "in_evaluation_data": counts["in_evaluation_data"],
-            "settings": _augmentation_settings(augmentation, analyzer, training.seed),
+        texts, facts = _texts(train, evaluation_splits, transfer, training)
+        parts = {"labelled": texts}
+        if transfer.copies:
+            parts["labelled"] = _rewrite(texts, _rule_augmenter(texts, transfer, training, analyzer), transfer)
+        if transfer.rewriting_copies:
+            parts["rewritten"] = _rewrite(texts, _masked_rewriter(transfer, training), transfer)
+        if generated is not None:
+            parts["generated"] = generated
+        # Rows that have a source already keep it; the names of the parts are for the others.
+        together = (
+            mix(parts, text_column=columns[0], text_pair_column=columns[1]) if len(parts) > 1 else parts["labelled"]
+        )
+        kept, counts = drop_duplicates_and_leaks(
+            together,
+            texts_of(evaluation_splits, *columns),
+            *columns,
+            near_threshold=transfer.near_duplicate_threshold,
+        )
+        kept.save_to_disk(path)
+        facts |= {
+            "rows": len(kept),
+            "operators": operator_counts(kept) if "operators" in kept.column_names else {"original": len(kept)},
+            **{name: counts[name] for name in ("duplicates", "in_evaluation_data", "near_evaluation_data")},
+            "settings": _settings(transfer, analyzer, training.seed),
         }
         (path / "facts.json").write_text(json.dumps(facts))
 
@@ -67,11 +74,89 @@ def make_transfer_set(run, train, evaluation_splits, augmentation, training, *, 
     return load_from_disk(folder), json.loads((folder / "facts.json").read_text())
 
 
-def _augmentation_settings(augmentation, analyzer, seed):
-    settings = {**dataclasses.asdict(augmentation), "seed": seed}
+def _texts(train, evaluation_splits, transfer, training):
+    """Return the texts to be rewritten, and facts on those of them that have no label."""
+    columns = training.text_column, training.text_pair_column
+    sources, shares, facts = {"labelled": train}, None, {}
+    if transfer.unlabelled_files:
+        unlabelled = load_unlabelled(
+            transfer.unlabelled_files,
+            *columns,
+            label_column=training.label_column,
+            label_feature=train.features[training.label_column],
+            max_rows=transfer.max_unlabelled_samples,
+        )
+        # What stands in the training split goes too, so that the shares are those of different texts.
+        known = chain(texts_of(evaluation_splits, *columns), texts_of([train], *columns))
+        sources["unlabelled"], counts = drop_duplicates_and_leaks(unlabelled, known, *columns, near_threshold=None)
+        facts = {"unlabelled": {"rows_in": counts["rows_in"], "rows_left": counts["rows_out"]}}
+        if transfer.unlabelled_share is not None:
+            shares = {"labelled": 1 - transfer.unlabelled_share, "unlabelled": transfer.unlabelled_share}
+    elif not (transfer.generated_rows or transfer.rewriting_copies):
+        return train, facts
+    return mix(sources, shares, seed=training.seed, text_column=columns[0], text_pair_column=columns[1]), facts
+
+
+def _rule_augmenter(texts, transfer, training, analyzer):
+    columns = [column for column in (training.text_column, training.text_pair_column) if column is not None]
+    return RuleAugmenter.from_corpus(
+        chain.from_iterable(texts[column] for column in columns),
+        analyzer=analyzer or transfer.analyzer,
+        text_column=training.text_column,
+        text_pair_column=training.text_pair_column,
+        label_column=training.label_column,
+        copies=transfer.copies,
+        mask_probability=transfer.mask_probability,
+        replace_probability=transfer.replace_probability,
+        ngram_probability=transfer.ngram_probability,
+        ngram_rule=transfer.ngram_rule,
+        pool=transfer.pool,
+        lower=transfer.lower,
+        seed=training.seed,
+        num_proc=_processes(transfer, texts),
+    )
+
+
+def _masked_rewriter(transfer, training):
+    return MaskedRewriter(
+        AutoModelForMaskedLM.from_pretrained(transfer.rewriting_model),
+        AutoTokenizer.from_pretrained(transfer.rewriting_model),
+        share=transfer.rewriting_share,
+        text_column=training.text_column,
+        text_pair_column=training.text_pair_column,
+        label_column=training.label_column,
+        copies=transfer.rewriting_copies,
+        seed=training.seed,
+    )
+
+
+def _rewrite(texts, augmenter, transfer):
+    # A language model uses all threads by itself, and processes would each hold one.
+    processes = _processes(transfer, texts) if isinstance(augmenter, RuleAugmenter) else None
+    rewritten = texts.map(
+        augmenter,
+        batched=True,
+        with_indices=True,
+        remove_columns=texts.column_names,
+        num_proc=processes,
+        desc="Augmenting",
+    )
+    return inherit_column(rewritten, texts) if "source" in texts.column_names else rewritten
+
+
+def _processes(transfer, texts):
+    """Return how many processes the texts are worth, `None` for this one alone."""
+    processes = min(transfer.augmentation_num_proc, max(1, len(texts) // 10_000))
+    return processes if processes > 1 else None
+
+
+def _settings(transfer, analyzer, seed):
+    settings = {**dataclasses.asdict(transfer), "seed": seed}
     if analyzer is not None:
         settings["analyzer"] = getattr(analyzer, "__name__", type(analyzer).__name__)
-    elif augmentation.analyzer is not None:
-        settings["analyzer"] = short_name(augmentation.analyzer)
+    for name in ("analyzer", "language_model", "rewriting_model"):
+        if settings[name] is not None:
+            settings[name] = short_name(settings[name])
+    settings["unlabelled_files"] = [os.path.basename(file) for file in transfer.unlabelled_files or []]
     del settings["augmentation_num_proc"]
     return settings

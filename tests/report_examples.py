@@ -86,6 +86,7 @@ PARTS = {
             "rows": 190000,
             "operators": {"original": 67000, "mask": 123000},
             "duplicates": 1203,
+            "near_evaluation_data": 5,
             "in_evaluation_data": 12,
             "settings": {"copies": 2, "seed": 13, "analyzer": None},
         },

@@ -4,6 +4,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from distil_trainer.data import DataArguments, load_file, load_splits
+from distil_trainer.recipe_task import recipe_task
 
 ROWS = [("good , a film", 1), ('he said "bad', 0), ("NA", 1), ("1999", 0)]
 
@@ -137,11 +138,73 @@ def test_an_empty_text_is_refused_with_its_row(tmp_path):
         load_splits(DataArguments(train_file=file, validation_file=file))
 
 
-def test_labels_that_are_neither_integers_nor_names_are_refused(tmp_path):
-    Dataset.from_dict({"sentence": ["a", "b"], "label": [0.5, 1.0]}).to_parquet(tmp_path / "a.parquet")
-    file = str(tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match="labels must be integers or names"):
+@pytest.mark.parametrize(("labels", "kind"), [([True, False], "bool"), ([{"x": 1}, {"x": 2}], "{'x': Value")])
+def test_labels_that_are_neither_integers_nor_names_nor_scores_are_refused(tmp_path, labels, kind):
+    file = _save(tmp_path / "a.parquet", labels)
+    with pytest.raises(ValueError, match=f"holds .*{kind}.*labels must be integers or names, and scores decimal"):
         load_splits(DataArguments(train_file=file, validation_file=file))
+
+
+def _save(path, labels):
+    Dataset.from_dict({"sentence": [f"text {row}" for row in range(len(labels))], "label": labels}).to_parquet(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.jsonl", "rows.parquet"])
+def test_decimal_numbers_are_scores_in_every_format(tmp_path, name):
+    file = _write(tmp_path, name, [("a", 3.8), ("b", -1.0), ("c", 0.25)])
+    splits = load_splits(DataArguments(train_file=file, validation_file=file))
+    for split in splits.values():
+        assert split.features["label"] == Value("float32")
+        assert split["label"][:] == [pytest.approx(3.8), -1.0, 0.25]
+        assert recipe_task(split, "label") == "regression"
+    assert recipe_task(Dataset.from_dict({"label": [0, 1]}), "label") == "single_label_classification"
+
+
+def test_whole_numbers_are_scores_where_those_of_the_training_split_are_decimal(tmp_path):
+    train, whole = _save(tmp_path / "a.parquet", [0.5, 4.0, None]), _save(tmp_path / "b.parquet", [4, 2])
+    splits = load_splits(DataArguments(train_file=train, validation_file=whole))
+    assert splits["train"]["label"][:] == [0.5, 4.0, None] and splits["validation"]["label"][:] == [4.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "message"),
+    [
+        ([0.5, float("nan")], [0.5, 1.0], "a.parquet: row 1 has label=nan; a score must be a finite number"),
+        ([0.5, float("inf")], [0.5, 1.0], "row 1 has label=inf"),
+        ([0.5, 1e39], [0.5, 1.0], r"row 1 has label=1e\+39"),
+        ([2.5, None, 2.5], [0.5, 1.0], "every row has the score 2.5 in label_column='label'"),
+        ([0.5, 1.0], [2.5, 2.5], "b.parquet: every row has the score 2.5"),
+        ([0.5, 1.0], [0.5, None, 1.0], r"b.parquet: 1 of 3 rows have no score \(the first is row 1\)"),
+        ([0.5, 1.0], ["x", "y"], r"holds Value\('string'\), in the training split Value\('float32'\)"),
+        ([0, 1], [0.5, 1.0], r"holds Value\('float64'\), in the training split ClassLabel"),
+        ([[0], [1, 2]], [[0], [1]], "holds lists .*recipes distil tasks of one label or one score a row"),
+        ([[0.5, 1.0]], [[0.5, 1.0]], "holds lists"),
+    ],
+)
+def test_scores_that_cannot_be_learned_or_judged_are_refused(tmp_path, train, validation, message):
+    files = {
+        "train_file": _save(tmp_path / "a.parquet", train),
+        "validation_file": _save(tmp_path / "b.parquet", validation),
+    }
+    with pytest.raises(ValueError, match=message):
+        load_splits(DataArguments(**files))
+
+
+def test_a_training_split_without_any_score_is_refused(tmp_path):
+    features = Features({"sentence": Value("string"), "label": Value("float64")})
+    rows = Dataset.from_dict({"sentence": ["a", "b"], "label": [None, None]}, features=features)
+    rows.to_parquet(tmp_path / "a.parquet")
+    file = str(tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="no row has a score in label_column='label'"):
+        load_splits(DataArguments(train_file=file, validation_file=file))
+
+
+@pytest.mark.parametrize(("labels", "warned"), [([0.0, 1.0, None, 1.0], True), ([0.0, 1.0, 0.5], False)])
+def test_class_numbers_written_as_decimals_are_warned_of(tmp_path, caplog, labels, warned):
+    file, decimal = _save(tmp_path / "a.parquet", labels), _save(tmp_path / "b.parquet", [0.0, 1.0])
+    load_splits(DataArguments(train_file=file, validation_file=decimal))
+    assert ("decimal numbers that are all whole" in caplog.text) == warned
 
 
 def test_labels_that_the_train_split_does_not_have_are_refused(tmp_path):

@@ -1,8 +1,10 @@
 """TeacherLabeler: the right logits, each computed once, whatever happens in between."""
 
+import errno
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from datasets.fingerprint import Hasher
 
 from distil_trainer.label_store import LogitStore, text_keys
 from distil_trainer.labeled_dataset import labeled_dataset_card, push_labeled_dataset, save_labeled_dataset
-from distil_trainer.labeling import TeacherLabeler
+from distil_trainer.labeling import TeacherLabeler, _wait_for
 from distil_trainer.teacher_key import resolve_dtype, teacher_key
 
 
@@ -129,6 +131,53 @@ def test_the_result_is_memory_mapped_even_for_a_data_set_in_memory(make_labeler,
     assert make_labeler().map(reviews).cache_files
 
 
+def test_batches_of_arrays_as_ray_data_gives_them_are_labelled_alike(make_labeler, reviews):
+    labeler = make_labeler()
+    expected = labeler(reviews[:20])
+    given = labeler({"sentence": np.array(reviews[:20]["sentence"], dtype=object), "row": np.arange(20)})
+    np.testing.assert_array_equal(given["teacher_logits"], expected["teacher_logits"])
+    with pytest.raises(TypeError, match="holds nan in row 1 of the batch"):
+        labeler({"sentence": np.array(["good", np.nan], dtype=object)})
+
+
+def test_a_store_under_a_url_serves_every_machine(make_labeler, reviews, teacher_rows, tmp_path, monkeypatch):
+    expected = logits_of(make_labeler().map(reviews))
+    computed = sum(teacher_rows)
+    first = make_labeler(cache_dir="memory://logits/").map(reviews)
+    assert sum(teacher_rows) == 2 * computed
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "another machine"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "its cache")
+    second = make_labeler(cache_dir="memory://logits").map(reviews)
+    assert sum(teacher_rows) == 2 * computed
+    np.testing.assert_array_equal(logits_of(first), expected)
+    np.testing.assert_array_equal(logits_of(second), expected)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(make_labeler, reviews, teacher_rows, monkeypatch):
+    def refuse(self, path, **options):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as read_only:
+        read_only.setattr("fsspec.implementations.local.LocalFileSystem.touch", refuse)
+        with pytest.raises(OSError, match="could not be written .*Read-only file system"):
+            make_labeler().map(reviews)
+    assert teacher_rows == []
+    labelled = make_labeler().map(reviews)
+    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.touch", refuse)
+    assert logits_of(make_labeler().map(reviews)).shape == logits_of(labelled).shape  # all is found: nothing to write
+
+
+def test_the_texts_of_other_processes_are_waited_for(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("distil_trainer.labeling._SECONDS_BETWEEN_WARNINGS", 0.0)
+    store, other = LogitStore(tmp_path, 1), LogitStore(tmp_path, 1)
+    shards = [text_keys(["a", "b"]), text_keys(["c"])]
+    monkeypatch.setattr(time, "sleep", lambda seconds: other.write(keys := shards.pop(), np.zeros((len(keys), 1))))
+    _wait_for(text_keys(["a", "b", "c"]), store)
+    assert shards == []
+    assert "Still waiting for the logits of 3 texts that other processes compute" in caplog.text
+    _wait_for(text_keys([]), store)
+
+
 def test_relabelling_replaces_the_columns(make_labeler, reviews, teacher):
     first = make_labeler().map(reviews)
     with torch.no_grad():
@@ -174,43 +223,6 @@ def test_a_damaged_shard_is_set_aside_and_computed_again(make_labeler, reviews, 
     assert "set aside" in caplog.text
     assert shard.with_suffix(".corrupt").exists()
     np.testing.assert_allclose(logits_of(again), expected, atol=1e-6)
-
-
-def test_a_shard_of_another_number_of_labels_is_set_aside(tmp_path):
-    LogitStore(tmp_path, 3).write(text_keys(["a"]), np.zeros((1, 3), dtype=np.float32))
-    assert len(LogitStore(tmp_path, 2).read()) == 0
-    assert len(list(tmp_path.glob("*.corrupt"))) == 1
-
-
-def test_a_reader_survives_a_shard_that_vanishes(tmp_path, monkeypatch):
-    store = LogitStore(tmp_path, 2)
-    monkeypatch.setattr(Path, "glob", lambda self, pattern: [self / "gone.npy"])
-    assert len(store.read()) == 0
-
-
-def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
-    store = LogitStore(tmp_path, 2)
-    monkeypatch.setattr(os, "replace", lambda *arguments: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        store.write(text_keys(["a"]), np.zeros((1, 2), dtype=np.float32))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_store_finds_rows_over_several_shards(tmp_path):
-    store = LogitStore(tmp_path, 1)
-    texts = [f"text {number}" for number in range(50)]
-    for start in range(0, 50, 7):
-        numbers = np.arange(start, min(start + 7, 50), dtype=np.float32)
-        store.write(text_keys(texts[start : start + 7]), numbers[:, None])
-    stored = store.read()
-    order = np.random.default_rng(0).permutation(50)
-    positions = stored.find(text_keys([texts[i] for i in order]))
-    np.testing.assert_array_equal(stored.take(positions)[:, 0], order)
-    assert stored.find(text_keys(["text 50"])).tolist() == [-1]
-
-
-def test_pair_keys_tell_where_the_first_text_ends():
-    assert text_keys(["ab"], ["c"])[0] != text_keys(["a"], ["bc"])[0]
 
 
 def test_the_key_changes_with_all_that_changes_logits_and_with_nothing_else(teacher, tokenizer, tmp_path):
@@ -409,7 +421,7 @@ import numpy as np
 import torch
 from datasets import load_from_disk
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
-from distil_trainer.labeling import TeacherLabeler
+from distil_trainer.labeling import TeacherLabeler, _wait_for
 
 folder, store, pause = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 teacher = AutoModelForSequenceClassification.from_pretrained(folder / "teacher", dtype=torch.float32)
@@ -465,6 +477,40 @@ def test_two_processes_share_the_work_and_return_the_same(script, environment, m
     labeler = make_labeler(cache_dir=tmp_path / "alone")
     assert ranks[0]["key"] == labeler.fingerprint
     np.testing.assert_allclose(ranks[0]["logits"], logits_of(labeler.map(reviews)), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_processes_that_see_different_folders_are_refused_before_any_work(script, environment, tmp_path):
+    text = Path(script[0]).read_text().replace("sys.argv[2], float", 'sys.argv[2] + os.environ["RANK"], float')
+    Path(script[0]).write_text(text)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    process = subprocess.run([*launcher, *script, "60"], env=environment, capture_output=True, text=True, timeout=120)
+    assert process.returncode != 0
+    assert re.search("is not one folder for all: process . sees the files of 1 of 2 processes", process.stderr)
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+WORKERS = """
+import sys
+import torch
+from datasets import load_from_disk
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from distil_trainer.labeling import TeacherLabeler
+
+torch.set_num_threads(2)
+folder = sys.argv[1]
+teacher = AutoModelForSequenceClassification.from_pretrained(folder + "/teacher", dtype=torch.float32)
+labeler = TeacherLabeler(teacher, PreTrainedTokenizerFast.from_pretrained(folder + "/teacher"), dtype="float32")
+reviews = load_from_disk(folder + "/reviews")
+labeler({"sentence": ["good " * 60] * 400})  # starts the threads that a forked process does not have
+assert len(reviews.map(labeler, batched=True, batch_size=12, num_proc=2, features=labeler.features(reviews))) == 48
+"""
+
+
+@pytest.mark.slow
+def test_forked_workers_of_map_do_not_wait_for_threads_of_their_parent(script, environment, tmp_path):
+    command = [sys.executable, "-c", WORKERS, str(tmp_path)]
+    assert subprocess.run(command, env={**environment, "OMP_NUM_THREADS": "2"}, timeout=120).returncode == 0
 
 
 @pytest.mark.slow

@@ -445,6 +445,17 @@ def test_scores_and_several_labels_are_judged_in_their_own_way(look, reviews, te
     assert [status for status, _ in found] == ["fine", "fine"] and "better than chance" in found[1][1]
 
 
+def test_a_teacher_of_scores_on_another_scale_is_warned_of(look, reviews, teacher):
+    gold = [float(index % 6) for index in range(48)]
+    dataset = reviews.remove_columns("label").add_column("label", gold)
+    for scale, statuses in ((0.2, ["fine", "fine", "warning"]), (0.9, ["fine", "fine"])):
+        signal = dataset.add_column("teacher_logits", [[scale * score] for score in gold])
+        found = _of(look(_student(teacher, num_labels=1), dataset=signal), "teacher's answers")
+        assert [status for status, _ in found] == statuses
+        if "warning" in statuses:
+            assert "scores from 0 to 1 where the gold scores run from 0 to 5" in found[-1][1]
+
+
 # The figures behind them
 
 

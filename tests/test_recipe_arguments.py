@@ -5,9 +5,9 @@ import xxhash
 
 from distil_trainer import (
     RECIPE_ARGUMENTS,
-    AugmentationArguments,
     ModelArguments,
     ShippingArguments,
+    TransferSetArguments,
     parse_arguments,
 )
 from distil_trainer.recipe_arguments import run_settings
@@ -16,9 +16,14 @@ from distil_trainer.recipe_arguments import run_settings
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [
-        (AugmentationArguments, {"copies": -1}, "copies=-1 must be at least 0"),
-        (AugmentationArguments, {"augmentation_num_proc": 0}, "augmentation_num_proc=0 must be at least 1"),
-        (ModelArguments, {"teacher_select_by": "f1"}, "teacher_select_by='f1': choose accuracy or loss"),
+        (TransferSetArguments, {"copies": -1}, "copies=-1 must be at least 0"),
+        (TransferSetArguments, {"augmentation_num_proc": 0}, "augmentation_num_proc=0 must be at least 1"),
+        (
+            ModelArguments,
+            {"teacher_select_by": "f1"},
+            "teacher_select_by='f1': choose accuracy, macro_f1, pearson or loss",
+        ),
+        (ShippingArguments, {"metric": "f1"}, "metric='f1': choose one of accuracy, macro_f1, pearson"),
         (ShippingArguments, {"latency_threads": 0}, "latency_threads=0 must be at least 1"),
         (ShippingArguments, {"latency_texts": 0}, "latency_texts=0 must be at least 1"),
         (ShippingArguments, {"max_accuracy_drop": 1.0}, "max_accuracy_drop=1.0 must be at least 0 and below 1"),

@@ -128,17 +128,21 @@ def test_what_cannot_work_is_refused_before_any_stage(sst2_arguments, tmp_path, 
     assert not work.exists() or [path.name for path in work.iterdir()] == ["run.json"]
 
 
-def test_pairs_are_distilled_as_they_are_and_not_augmented(sst2_arguments, tmp_path):
+def test_pairs_are_distilled_as_they_are_or_augmented(sst2_arguments, tmp_path):
     for split in ("train", "validation"):
         file = str(tmp_path / f"{split}.parquet")
         rows = Dataset.from_parquet(file, keep_in_memory=True)
         rows.add_column("second", [f"{text} too" for text in rows["sentence"]]).to_parquet(file)
     recipe = load_recipe("sst2_electra_to_distilbert")
-    with pytest.raises(ValueError, match="only single texts can be augmented"):
-        recipe.main([*sst2_arguments, "--text_pair_column", "second"])
-    report = recipe.main([*sst2_arguments, "--text_pair_column", "second", "--copies", "0"])
+    # The texts of the splits are alike, so near ones would go too.
+    sst2_arguments = [*sst2_arguments, "--text_pair_column", "second", "--near_duplicate_threshold", "1.0"]
+    report = recipe.main([*sst2_arguments, "--copies", "0"])
     assert report["task"]["text_pair"]
     assert report["data"]["transfer"]["rows"] == 48
+    augmented = recipe.main([*sst2_arguments, "--output_dir", str(tmp_path / "augmented")])["data"]["transfer"][
+        "audit"
+    ]
+    assert {"none", "first", "second", "both"} >= set(augmented["groups"]["rewritten"]) > {"none"}
 
 
 def test_a_missing_package_of_a_late_stage_is_named_at_once(sst2_arguments, monkeypatch):

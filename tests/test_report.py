@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from report_examples import comparison, example_parts, example_report, minimal_report, scores, timing
 
+from distil_trainer.headline import HEADLINES
 from distil_trainer.plots import plot_accuracy_against_latency
 from distil_trainer.report import make_report, read_report, write_atomically, write_report
 from distil_trainer.tables import (
@@ -17,7 +18,6 @@ from distil_trainer.tables import (
     format_size,
     markdown_table,
     measurement_lines,
-    signed_points,
 )
 
 
@@ -222,7 +222,7 @@ def test_sizes_are_written_to_three_digits(size, text):
     ("difference", "text"), [(0.0123, "+1.2"), (-0.003, "−0.3"), (0.0, "0.0"), (-0.0004, "0.0"), (0.0004, "0.0")]
 )
 def test_differences_carry_their_sign_unless_they_round_to_zero(difference, text):
-    assert signed_points(difference) == text
+    assert HEADLINES["accuracy"].format_change(difference) == text
 
 
 def test_the_plot_is_a_png_written_whole(tmp_path):

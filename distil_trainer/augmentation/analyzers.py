@@ -1,4 +1,4 @@
-"""Text → words with tags and places: a spaCy pipeline, white space, or any callable."""
+"""Text → words with tags, and the text between them: a spaCy pipeline, Kiwi, white space, or any callable."""
 
 import functools
 import re
@@ -10,6 +10,7 @@ import xxhash
 from datasets import Dataset, Features, Value
 from datasets.fingerprint import Hasher
 
+from distil_trainer.augmentation import kiwi
 from distil_trainer.text import MASK_WORD
 
 _ANALYSIS_VERSION = 1
@@ -33,40 +34,73 @@ _NOT_NEEDED_FOR_TAGS = {
 }
 
 
+class AnalyzerError(ValueError):
+    """An analyzer failed on a text.
+
+    Attributes:
+        text (`str`): the text.
+    """
+
+    def __init__(self, message, text=None):
+        super().__init__(message)
+        self.text = text
+
+
 def analyze_texts(texts, analyzer=None):
     """Split each text into words, their tags, and the text between them.
 
-    Joining `gaps[0], words[0], gaps[1], words[1], ..., gaps[n]` gives the text back. The mask word is always one word.
+    Joining `gaps[0], words[0], gaps[1], words[1], ..., gaps[n]` gives the text back; with `"kiwi"` it does so after
+    [`write_texts`], and with `"kiwi:morphemes"` it gives the text's morphemes. The mask word is always one word.
 
     Args:
         texts (`list[str]` of length `b`): the texts.
-        analyzer (`str` or `Callable`, *optional*): the name or folder of a spaCy pipeline, or a callable from a text
-            to a list of `(surface, tag, start, length)` in text order. `None` splits at white space, without tags.
+        analyzer (`str` or `Callable`, *optional*): `None` splits at white space, without tags. Else one of
+
+            - the name or folder of a spaCy pipeline;
+            - `"kiwi"`, for Korean: morphemes with Sejong tags, from which natural text is made again. Particles,
+              endings, auxiliary verbs, bound nouns, affixes and signs have no tag, so they are never replaced;
+            - `"kiwi:morphemes"`: the same morphemes with a space between two, for students that read words (see
+              [`spaced_morphemes`], which evaluation data and served texts need too);
+            - a callable from a text to a list of `(surface, tag, start, length)` in text order, for any other
+              analyzer, such as khaiii: `""` as the tag of what is never to be replaced, and morphemes that share
+              characters of the text as one word.
 
     Returns:
         `dict[str, list[list[str]]]`: `words`, `tags` (`n` for a text of `n` words; `""` for no tag), `gaps` (`n + 1`).
 
     Raises:
-        ValueError: if a callable analyzer returns words that do not stand in the text where it says.
+        AnalyzerError: if Kiwi or a callable fails on a text, or a callable returns words that do not stand in the text
+            where it says.
+        ImportError: if Kiwi is needed and not installed.
     """
-    if analyzer is None:
-        analyses = ([(m.group(), "", m.start(), len(m.group())) for m in re.finditer(r"\S+", text)] for text in texts)
-    elif isinstance(analyzer, str):
-        # The batch size is for speed alone: spaCy's pipelines tag a text alike in every batch.
-        analyses = map(_words_of_doc, load_pipeline(analyzer).pipe(texts, batch_size=256))
+    if analyzer in kiwi.ANALYZERS:
+        kiwi.load_kiwi()  # so that what fails later is the text
+        split = kiwi.split_text if analyzer == kiwi.KIWI else kiwi.split_into_morphemes
+        parts = (_apply(split, text, analyzer) for text in texts)
     else:
-        analyses = map(analyzer, texts)
+        parts = _split_texts(texts, analyzer)
     columns = {"words": [], "tags": [], "gaps": []}
-    for text, analysis in zip(texts, analyses, strict=True):
-        if MASK_WORD in text:
-            analysis = _with_whole_mask_words(text, analysis)
-        for column, values in zip(columns.values(), _split(text, analysis), strict=True):
+    for values_of_text in parts:
+        for column, values in zip(columns.values(), values_of_text, strict=True):
             column.append(values)
     return columns
 
 
+def write_texts(texts, analyzer):
+    """Turn texts that were put together of an analysis's words and gaps into natural texts.
+
+    Args:
+        texts (`pyarrow.LargeStringArray` of length `n`): the texts.
+        analyzer (`str` or `Callable`, *optional*): the analyzer. With all but `"kiwi"` they are natural already.
+
+    Returns:
+        `pyarrow.LargeStringArray` of length `n`
+    """
+    return kiwi.write_texts(texts) if analyzer == kiwi.KIWI else texts
+
+
 def analyze_corpus(texts, analyzer=None, num_proc=None):
-    """Analyze a corpus in `num_proc` processes; a spaCy analysis is kept in the cache of `datasets`.
+    """Analyze a corpus in `num_proc` processes; an analysis by spaCy or Kiwi is kept in the cache of `datasets`.
 
     Args:
         texts (`list[str]` of length `n`): the texts, each once.
@@ -77,12 +111,13 @@ def analyze_corpus(texts, analyzer=None, num_proc=None):
         `pyarrow.Table` of `n` rows with list columns `words`, `tags`, `gaps` of strings; see [`analyze_texts`].
 
     Raises:
-        ImportError: if spaCy is needed and not installed.
+        AnalyzerError: if the analyzer fails on a text; see [`analyze_texts`].
+        ImportError: if spaCy or Kiwi is needed and not installed.
         OSError: if no spaCy pipeline of this name or in this folder exists.
     """
     cache_file, fingerprint = None, None
     if isinstance(analyzer, str):
-        fingerprint = Hasher.hash([_ANALYSIS_VERSION, _pipeline_identity(analyzer), text_keys(texts).tobytes()])
+        fingerprint = Hasher.hash([_ANALYSIS_VERSION, _identity(analyzer), text_keys(texts).tobytes()])
         if datasets.is_caching_enabled():
             folder = Path(datasets.config.HF_DATASETS_CACHE) / "distil_trainer"
             folder.mkdir(parents=True, exist_ok=True)
@@ -105,6 +140,22 @@ def analyze_corpus(texts, analyzer=None, num_proc=None):
 def text_keys(texts):
     """Return a 64-bit hash of each text, `np.uint64` of shape `(n,)`."""
     return np.fromiter(map(xxhash.xxh3_64_intdigest, map(str.encode, texts)), dtype=np.uint64, count=len(texts))
+
+
+def check_analyzer(name):
+    """Refuse the name of an analyzer that cannot be used here.
+
+    Args:
+        name (`str`): see [`analyze_texts`].
+
+    Raises:
+        ImportError: if spaCy or Kiwi is needed and not installed.
+        OSError: if no spaCy pipeline of this name or in this folder exists.
+    """
+    if name in kiwi.ANALYZERS:
+        kiwi.load_kiwi()
+    else:
+        load_pipeline(name)
 
 
 def load_pipeline(name):
@@ -144,6 +195,32 @@ def _load_pipeline(name, changed_ns):
     return pipeline
 
 
+def _split_texts(texts, analyzer):
+    """Yield the words, tags and gaps of each text."""
+    if analyzer is None:
+        analyses = ([(m.group(), "", m.start(), len(m.group())) for m in re.finditer(r"\S+", text)] for text in texts)
+    elif isinstance(analyzer, str):
+        # The batch size is for speed alone: spaCy's pipelines tag a text alike in every batch.
+        analyses = map(_words_of_doc, load_pipeline(analyzer).pipe(texts, batch_size=256))
+    else:
+        name = getattr(analyzer, "__name__", type(analyzer).__name__)
+        analyses = (_apply(lambda text: list(analyzer(text)), text, name) for text in texts)
+    for text, analysis in zip(texts, analyses, strict=True):
+        yield _split(text, _with_whole_mask_words(text, analysis) if MASK_WORD in text else analysis)
+
+
+def _apply(analyzer, text, name):
+    try:
+        return analyzer(text)
+    except Exception as error:  # an analyzer may raise whatever it likes
+        raise AnalyzerError(
+            f"the analyzer {name} failed on the text {text[:200]!r}: {type(error).__name__}: {error}. Without its "
+            "words the text cannot be rewritten, and to leave it out in silence would change the data. Correct the "
+            "analyzer, or remove the text.",
+            text,
+        ) from error
+
+
 def _words_of_doc(doc):
     """Coarse tags where the pipeline gives them, else its fine ones."""
     return [(word.text, word.pos_ or word.tag_, word.idx, len(word.text)) for word in doc if not word.is_space]
@@ -169,11 +246,12 @@ def _split(text, analysis):
     words, tags, gaps, position = [], [], [], 0
     for surface, tag, start, length in analysis:
         if start < position or length < 1 or text[start : start + length] != surface:
-            raise ValueError(
+            raise AnalyzerError(
                 f"the analyzer returned (surface={surface!r}, tag={tag!r}, start={start}, length={length}) for "
-                f"the text {text!r}: words must follow each other without overlap, and text[start:start + length], "
-                f"here {text[start : start + length]!r}, must be the surface. Otherwise rewriting the text "
-                "would change words that no rule chose. Correct the analyzer's offsets."
+                f"the text {text[:200]!r}: words must follow each other without overlap, and the surface must be "
+                f"text[start:start + length], here {text[start : start + length]!r}. Otherwise rewriting the text "
+                "would change words that no rule chose. Correct the analyzer's offsets.",
+                text,
             )
         gaps.append(text[position:start])
         words.append(surface)
@@ -187,8 +265,10 @@ def _analyze_column(batch, analyzer):
     return analyze_texts(batch["text"], analyzer)
 
 
-def _pipeline_identity(name):
+def _identity(name):
     """The pipeline's files with size and time of change: another pipeline under the same name is another one."""
+    if name in kiwi.ANALYZERS:
+        return kiwi.identity(name)
     folder = load_pipeline(name).path
     if folder is None:
         return name

@@ -1,5 +1,6 @@
 """What stands in an augmented data set: duplicates, texts of the evaluation data, the rows of each operator."""
 
+import dataclasses
 from collections import Counter
 from itertools import islice
 
@@ -8,16 +9,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distil_trainer.augmentation.analyzers import text_keys
+from distil_trainer.augmentation.near_duplicates import NEAR_THRESHOLD, NearTexts
 
 _ROWS_PER_STEP = 20_000
+_SHOWN = ("text", "evaluation_text", "similarity")
 
 
-def drop_duplicates_and_leaks(dataset, evaluation_texts, text_column="sentence", text_pair_column=None):
-    """Drop the rows whose text occurs in evaluation data, and of equal texts all but the first in row order.
+def drop_duplicates_and_leaks(
+    dataset, evaluation_texts, text_column="sentence", text_pair_column=None, near_threshold=NEAR_THRESHOLD
+):
+    """Drop the rows whose text is in evaluation data or near it, and of equal texts all but the first in row order.
 
     Two texts are equal here when they differ only in case and white space, two pairs when both of their texts are, in
-    the same order. Originals are dropped like copies. Texts are read in steps and held as 64-bit hashes: about 30
-    bytes for each row at the peak.
+    the same order. What is near says `NearTexts`. Originals are dropped like copies. Texts are read in steps and held
+    as 64-bit hashes: about 50 bytes for each row at the peak.
 
     Args:
         dataset (`Dataset`): the rows, in the order in which the first one wins.
@@ -26,30 +31,35 @@ def drop_duplicates_and_leaks(dataset, evaluation_texts, text_column="sentence",
             texts. `texts_of` makes both.
         text_column (`str`, *optional*, defaults to `"sentence"`): the column of texts in `dataset`.
         text_pair_column (`str`, *optional*): the column of second texts.
+        near_threshold (`float`, *optional*, defaults to 0.6): least similarity of a row to an evaluation text at which
+            it is dropped; see `NearTexts`. `None` drops equal texts only.
 
     Returns:
         `tuple[Dataset, dict[str, int]]`: the kept rows, in order, and the counts `rows_in`, `in_evaluation_data`,
-        `duplicates` (of rows not in evaluation data) and `rows_out`.
+        `near_evaluation_data` (of rows not in evaluation data), `duplicates` (of rows neither in nor near evaluation
+        data) and `rows_out`.
 
     Raises:
         TypeError: if `evaluation_texts` is one string, or holds pairs where texts are needed or the other way round.
-        ValueError: if a column is missing, or a text is missing.
+        ValueError: if a column is missing, a text is missing, or `near_threshold` is not between 0 and 1.
     """
-    keys, leaked = _keys_and_leaks(dataset, evaluation_texts, text_column, text_pair_column)
-    first = np.zeros(len(keys), bool)
-    first[np.unique(keys, return_index=True)[1]] = True
-    kept = np.flatnonzero(first & ~leaked)
+    found = find_duplicates_and_leaks(dataset, evaluation_texts, text_column, text_pair_column, near_threshold)
+    kept = np.flatnonzero(~(found.is_leak | found.is_near | found.is_repeat))
     counts = {
-        "rows_in": len(keys),
-        "in_evaluation_data": int(leaked.sum()),
-        "duplicates": int((~first & ~leaked).sum()),
+        "rows_in": len(found.is_leak),
+        "in_evaluation_data": int(found.is_leak.sum()),
+        "near_evaluation_data": int(found.is_near.sum()),
+        "duplicates": int((found.is_repeat & ~found.is_leak & ~found.is_near).sum()),
         "rows_out": len(kept),
     }
-    return dataset if len(kept) == len(keys) else dataset.select(kept), counts
+    return dataset if len(kept) == len(dataset) else dataset.select(kept), counts
 
 
 def drop_leaks(dataset, evaluation_texts, text_column="sentence", text_pair_column=None):
     """Drop the rows whose text occurs in evaluation data; texts compare as in `drop_duplicates_and_leaks`.
+
+    It is for rows with gold labels, and drops equal texts only: a near one among real texts is often another text with
+    a label of its own ("rate the current series 1 points", "rate the current series 4 points").
 
     Args:
         dataset (`Dataset`): rows to train on.
@@ -65,8 +75,72 @@ def drop_leaks(dataset, evaluation_texts, text_column="sentence", text_pair_colu
         TypeError: if `evaluation_texts` is one string, or holds pairs where texts are needed or the other way round.
         ValueError: if a column is missing, or a text is missing.
     """
-    _, leaked = _keys_and_leaks(dataset, evaluation_texts, text_column, text_pair_column)
-    return (dataset.select(np.flatnonzero(~leaked)), int(leaked.sum())) if leaked.any() else (dataset, 0)
+    is_leak = find_duplicates_and_leaks(dataset, evaluation_texts, text_column, text_pair_column).is_leak
+    return (dataset.select(np.flatnonzero(~is_leak)), int(is_leak.sum())) if is_leak.any() else (dataset, 0)
+
+
+@dataclasses.dataclass
+class Findings:
+    """What was found out about each row, in arrays of shape `(num_rows,)`.
+
+    Attributes:
+        is_leak (`np.ndarray`): whether its text is one of the evaluation data.
+        is_near (`np.ndarray`): whether it is near one, and is none.
+        is_repeat (`np.ndarray`): whether an earlier row has the same text.
+        examples (`list[dict]`): some of the near rows, with `row`, `text`, `evaluation_text` and `similarity`; a pair
+            is a list of two texts.
+        num_evaluation_texts (`int`): how many texts were compared with.
+    """
+
+    is_leak: np.ndarray
+    is_near: np.ndarray
+    is_repeat: np.ndarray
+    examples: list
+    num_evaluation_texts: int
+
+
+def find_duplicates_and_leaks(
+    dataset, evaluation_texts, text_column="sentence", text_pair_column=None, near_threshold=None, num_examples=0
+):
+    """Find the rows whose text is in evaluation data, near it, or that of an earlier row, and drop none.
+
+    Args:
+        dataset (`Dataset`): the rows.
+        evaluation_texts (`Iterable[str]`): as in `drop_duplicates_and_leaks`.
+        text_column (`str`, *optional*, defaults to `"sentence"`): the column of texts in `dataset`.
+        text_pair_column (`str`, *optional*): the column of second texts.
+        near_threshold (`float`, *optional*): least similarity of near texts; `None` looks for equal ones only.
+        num_examples (`int`, *optional*, defaults to 0): how many near rows to show, the first ones.
+
+    Returns:
+        [`Findings`]
+
+    Raises:
+        TypeError: if `evaluation_texts` is one string, or holds pairs where texts are needed or the other way round.
+        ValueError: if a column is missing, a text is missing, or `near_threshold` is not between 0 and 1.
+    """
+    columns = _given_columns(dataset, text_column, text_pair_column)
+    evaluation = _evaluation_columns(evaluation_texts, len(columns))
+    evaluation_keys = _normalised_keys(*evaluation)
+    near_texts = None if near_threshold is None else NearTexts(evaluation, near_threshold)
+    keys, leaks, nears, examples, row = [np.zeros(0, np.uint64)], [np.zeros(0, bool)], [np.zeros(0, bool)], [], 0
+    for table in dataset.select_columns(columns).with_format("arrow").iter(_ROWS_PER_STEP):
+        texts = [table[column].combine_chunks() for column in columns]
+        keys.append(_normalised_keys(*texts))
+        leaks.append(np.isin(keys[-1], evaluation_keys))
+        if near_texts is None:
+            nears.append(np.zeros(len(table), bool))
+        else:
+            similarities, numbers = near_texts.nearest(*texts)
+            nears.append((similarities > 0) & ~leaks[-1])
+            for place in np.flatnonzero(nears[-1])[: num_examples - len(examples)]:
+                shown = _row(texts, place), _row(evaluation, numbers[place]), float(similarities[place])
+                examples.append({"row": row + int(place)} | dict(zip(_SHOWN, shown, strict=True)))
+        row += len(table)
+    keys = np.concatenate(keys)
+    is_repeat = np.ones(len(keys), bool)
+    is_repeat[np.unique(keys, return_index=True)[1]] = False
+    return Findings(np.concatenate(leaks), np.concatenate(nears), is_repeat, examples, len(evaluation_keys))
 
 
 def texts_of(datasets, text_column="sentence", text_pair_column=None):
@@ -107,9 +181,8 @@ def operator_counts(dataset):
     return dict(counts.most_common())
 
 
-def _keys_and_leaks(dataset, evaluation_texts, text_column, text_pair_column):
-    """Return each row's key and whether it is that of an evaluation text, both of shape `(num_rows,)`."""
-    columns = _given_columns(dataset, text_column, text_pair_column)
+def _evaluation_columns(evaluation_texts, num_columns):
+    """Read all evaluation texts into one Arrow array for each text of a row."""
     if isinstance(evaluation_texts, str):
         raise TypeError(
             f"evaluation_texts={evaluation_texts[:40]!r} is one string, which would be read as single letters, and "
@@ -117,10 +190,13 @@ def _keys_and_leaks(dataset, evaluation_texts, text_column, text_pair_column):
         )
     evaluation_texts = iter(evaluation_texts)
     chunks = iter(lambda: list(islice(evaluation_texts, _ROWS_PER_STEP)), [])
-    evaluation_keys = _concatenate(_normalised_keys(*_text_arrays(chunk, len(columns))) for chunk in chunks)
-    tables = dataset.select_columns(columns).with_format("arrow").iter(_ROWS_PER_STEP)
-    keys = _concatenate(_normalised_keys(*(table[column].combine_chunks() for column in columns)) for table in tables)
-    return keys, np.isin(keys, evaluation_keys)
+    arrays = [[pa.array([], pa.large_string())] * num_columns, *(_text_arrays(chunk, num_columns) for chunk in chunks)]
+    return [pa.concat_arrays(column) for column in zip(*arrays, strict=True)]
+
+
+def _row(columns, number):
+    texts = [column[number].as_py() for column in columns]
+    return texts[0] if len(texts) == 1 else texts
 
 
 def _given_columns(dataset, text_column, text_pair_column):
@@ -149,7 +225,13 @@ def _text_arrays(texts, num_columns):
             "texts, as `texts_of` makes them: one text alone is never equal to a pair, and every evaluation row would "
             "stay in the training data."
         )
-    return [pa.array(column, pa.large_string()) for column in zip(*rows, strict=True)]
+    try:
+        return [pa.array(column, pa.large_string()) for column in zip(*rows, strict=True)]
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"evaluation_texts holds {error.object[:40]!r} with a lone surrogate, half a character that no file in "
+            "UTF-8 can hold, so it could be compared with nothing: correct or remove that text."
+        ) from error
 
 
 def _normalised_keys(*columns):
@@ -163,7 +245,3 @@ def _normalised_keys(*columns):
         normalised.append(pc.binary_join(words, pa.scalar(" ", texts.type)).cast(pa.large_string()))
     # A line end is white space, so it stands in no normalised text: each pair has a key of its own.
     return text_keys(pc.binary_join_element_wise(*normalised, pa.scalar("\n", pa.large_string())).to_pylist())
-
-
-def _concatenate(arrays):
-    return np.concatenate([np.zeros(0, np.uint64), *arrays])

@@ -1,4 +1,4 @@
-"""Rule-based augmentation of single sentences for distillation: masking, same-tag replacement, n-gram sampling.
+"""Rule-based augmentation of sentences and pairs for distillation: masking, same-tag replacement, n-gram sampling.
 
 Paper: Tang et al. 2019, "Distilling Task-Specific Knowledge from BERT into Simple Neural Networks", arXiv 1903.12136.
 """
@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from distil_trainer.augmentation.analyzers import AnalyzerError, write_texts
 from distil_trainer.augmentation.corpus import CodedCorpus, WordPool
+from distil_trainer.augmentation.rule_settings import RuleSettings
 from distil_trainer.augmentation.sampling import OPERATORS, sample_copies
 
 logger = logging.getLogger(__name__)
@@ -21,22 +23,31 @@ _RULES_VERSION = 1
 _OPERATOR_NAMES = ["original"] + [
     "+".join(name for bit, name in enumerate(OPERATORS) if bits >> bit & 1) for bits in range(1, 2 ** len(OPERATORS))
 ]
+_REWRITTEN_NAMES = ["none", "first", "second", "both"]
 
 
 class RuleAugmenter:
-    """A callable for `Dataset.map` that follows each text with rewritten copies of it.
+    """A callable for `Dataset.map` that follows each text, or pair of texts, with rewritten copies of it.
 
     Made by [`RuleAugmenter.from_corpus`]. Each row gets the columns
 
-    - the text column: white space and all else between the words is that of the parent;
+    - the text column, or both of a pair: white space and all else between the words is that of the parent (with
+      `analyzer="kiwi:morphemes"` it is one space);
     - `parent` (`int64`): the row index of the text in the source data set;
-    - `operators` (`string`): `"original"`, or what shows in the text: `"mask"`, `"replace"`, `"ngram"`, joined by `+`;
+    - `operators` (`string`): `"original"`, or what shows in the row: `"mask"`, `"replace"`, `"ngram"`, joined by `+`;
+    - `rewritten` (`string`), for pairs alone: the texts that differ from the parent's: `"none"` on originals, or
+      `"first"`, `"second"`, `"both"`;
     - the label column, if the data set has it: the gold label on originals; on copies -1 (no label; a null where
       labels are not integers), or the gold label with `keep_label`.
 
-    The original comes first. Copies equal to it or to one another are left out, so a text has at most `copies`. What a
-    row becomes depends on the augmenter, the row index and the text alone: not on the batch size, the number of
+    The original comes first. Copies equal to it or to one another are left out, so a row has at most `copies`. What a
+    row becomes depends on the augmenter, the row index and the row's texts alone: not on the batch size, the number of
     processes or the other rows.
+
+    A copy of a pair has its first text, its second or both rewritten, by a draw of a third each; a text that is not
+    drawn is that of the parent. The two texts of a pair have draws of their own: were they the same sentence, they
+    would still be rewritten differently. So the shares of the column `rewritten` differ a little from a third: where
+    the rules change nothing in a text that was drawn, it does not count.
 
     Example:
 
@@ -49,6 +60,21 @@ class RuleAugmenter:
     >>> transfer = dataset.map(augmenter, batched=True, with_indices=True, remove_columns=dataset.column_names)
     >>> transfer[0]["operators"]
     'original'
+    ```
+
+    Pairs of texts, which give their words to one corpus:
+
+    ```python
+    >>> from itertools import chain
+
+    >>> pairs = Dataset.from_dict({"question1": ["is this film any good"], "question2": ["is it a good film"]})
+    >>> columns = {"text_column": "question1", "text_pair_column": "question2"}
+    >>> augmenter = RuleAugmenter.from_corpus(
+    ...     chain(pairs["question1"], pairs["question2"]), **columns, replace_probability=0.0
+    ... )
+    >>> transfer = pairs.map(augmenter, batched=True, with_indices=True, remove_columns=pairs.column_names)
+    >>> transfer.column_names
+    ['question1', 'question2', 'parent', 'operators', 'rewritten']
     ```
     """
 
@@ -63,6 +89,7 @@ class RuleAugmenter:
         texts,
         analyzer=None,
         text_column="sentence",
+        text_pair_column=None,
         label_column="label",
         copies=20,
         mask_probability=0.1,
@@ -79,16 +106,19 @@ class RuleAugmenter:
         """Analyze a corpus, from which words are replaced, and return the augmenter.
 
         Each distinct text of the corpus is tagged here, once; texts that come later and are not in it are tagged then.
-        With a spaCy pipeline the tags are kept in the cache of `datasets`.
+        With spaCy or Kiwi the tags are kept in the cache of `datasets`.
 
         Args:
-            texts (`Iterable[str]`): the corpus, as a rule the texts of the training split.
+            texts (`Iterable[str]`): the corpus, as a rule the texts of the training split; of pairs, those of both
+                columns: `itertools.chain(train["sentence1"], train["sentence2"])`.
             analyzer (`str` or `Callable`, *optional*): what finds words and tags. The name or folder of a spaCy
-                pipeline (coarse tags where it gives them, else fine ones), or a callable from a text to a list of
-                `(surface, tag, start, length)`. `None` splits at white space without tags: no word is replaced then.
+                pipeline (coarse tags where it gives them, else fine ones); `"kiwi"` or `"kiwi:morphemes"` for Korean;
+                or a callable from a text to a list of `(surface, tag, start, length)`: see [`analyze_texts`]. `None`
+                splits at white space without tags: no word is replaced then.
             text_column (`str`, *optional*, defaults to `"sentence"`): the column to rewrite.
+            text_pair_column (`str`, *optional*): the column of second texts, where rows are pairs.
             label_column (`str`, *optional*, defaults to `"label"`): the column of gold labels. May be absent.
-            copies (`int`, *optional*, defaults to 20): how often each text is rewritten.
+            copies (`int`, *optional*, defaults to 20): how often each text, or pair, is rewritten.
             mask_probability (`float`, *optional*, defaults to 0.1): the share of words that become the mask word.
             replace_probability (`float`, *optional*, defaults to 0.1): the share of words replaced by another of
                 their tag.
@@ -108,19 +138,23 @@ class RuleAugmenter:
             [`RuleAugmenter`]
 
         Raises:
-            ImportError: if the analyzer needs spaCy and it is not installed.
+            ImportError: if the analyzer needs spaCy or Kiwi and it is not installed.
             OSError: if there is no spaCy pipeline of that name or in that folder.
             TypeError: if `texts` is one string, a text is no string, or `analyzer` is neither a name nor a callable.
-            ValueError: if a setting is out of range, the corpus has no texts, a text is empty, or the words of an
-                analyzer do not stand in the text where it says.
+            ValueError: if a setting is out of range, two columns have one name, the corpus has no texts, a text is
+                empty or cannot be written as UTF-8, or the analyzer fails on a text or returns words that do not
+                stand in it where it says; the error names the row.
 
         Reference:
             arXiv 1903.12136, "Data Augmentation for Distillation". Departures: at most half of a text's words are
             edited; a word is never replaced by itself; the n-gram is masked unless `ngram_rule="keep"`; the number of
-            copies is an upper bound, since unchanged and repeated ones are left out.
+            copies is an upper bound, since unchanged and repeated ones are left out. Of pairs the paper rewrites the
+            first text, the second and both in turn; here a draw decides, as in the authors' code, so that one copy a
+            row rewrites second texts too, and both.
         """
         settings = RuleSettings(
             text_column=text_column,
+            text_pair_column=text_pair_column,
             label_column=label_column,
             copies=copies,
             mask_probability=mask_probability,
@@ -137,7 +171,8 @@ class RuleAugmenter:
         if not (analyzer is None or isinstance(analyzer, str) or callable(analyzer)):
             raise TypeError(
                 f"analyzer={analyzer!r} is a {type(analyzer).__name__}; needed is the name or folder of a spaCy "
-                "pipeline, a callable from a text to a list of (surface, tag, start, length), or None."
+                "pipeline, 'kiwi', 'kiwi:morphemes', a callable from a text to a list of (surface, tag, start, "
+                "length), or None."
             )
         if isinstance(texts, str):
             raise TypeError(
@@ -151,7 +186,10 @@ class RuleAugmenter:
                 "replaced. Give the texts of the training split."
             )
         _check_texts(texts, range(len(texts)), "texts")
-        corpus = CodedCorpus.from_texts(texts, analyzer, lower, num_proc)
+        try:
+            corpus = CodedCorpus.from_texts(texts, analyzer, lower, num_proc)
+        except AnalyzerError as error:
+            raise ValueError(f"texts, row {texts.index(error.text)}: {error}") from error
         if replace_probability > 0 and not corpus.tags:
             logger.warning(
                 f"analyzer={analyzer!r} gives no tags, so no word is replaced by another of its tag: "
@@ -169,11 +207,11 @@ class RuleAugmenter:
             indices (`list[int]` of length `b`): the row indices; `map` passes them with `with_indices=True`.
 
         Returns:
-            `dict[str, list]` of the columns that the class describes, each text followed by its copies.
+            `dict[str, list]` of the columns that the class describes, each row followed by its copies.
 
         Raises:
             TypeError: if `indices` is missing, or a text is no string.
-            ValueError: if a column is missing, or a text is empty.
+            ValueError: if a column is missing, or a text is empty or cannot be written as UTF-8.
         """
         settings = self.settings
         if indices is None:
@@ -181,30 +219,42 @@ class RuleAugmenter:
                 "RuleAugmenter was called without row indices, on which its random draws depend: use "
                 "dataset.map(augmenter, batched=True, with_indices=True, remove_columns=dataset.column_names)."
             )
-        needed = [settings.text_column] + [settings.label_column] * settings.keep_label
-        for column in needed:
-            if column not in batch:
-                raise ValueError(
-                    f"the data set has no column {column!r}; it has {sorted(batch)}. Give the right one as "
-                    f"{'text_column' if column == settings.text_column else 'label_column, or set keep_label=False'}."
-                )
-        texts = list(batch[settings.text_column])
-        _check_texts(texts, indices, f"column {settings.text_column!r}")
+        _check_columns(batch, settings)
+        texts = []
+        for column in settings.text_columns:
+            texts.extend(batch[column])
+            _check_texts(texts[-len(indices) :], indices, f"column {column!r}")
         rows = np.asarray(indices, np.int64)
-        coded = self.corpus.encode(texts)
-        copies = sample_copies(coded, rows, self._pool, settings)
-        rewritten = _join(coded.strings, copies)
-        kept = _first_occurrences(rewritten, copies.parents)
-        parents, operators = copies.parents[kept], copies.operators[kept]
+        try:
+            parents, operators, texts = self._copies(texts, rows)
+        except AnalyzerError as error:
+            raise ValueError(f"row {rows[texts.index(error.text) % len(rows)]}: {error}") from error
+        is_rewritten, kept = _compare(texts, parents)
+        parents = parents[kept]
+        operators = np.bitwise_or.reduce(operators * is_rewritten)[kept]
         columns = {
-            settings.text_column: rewritten.take(kept).to_pylist(),
-            "parent": rows[parents],
-            "operators": np.array(_OPERATOR_NAMES, dtype=object)[operators].tolist(),
+            column: rewritten.take(kept).to_pylist()
+            for column, rewritten in zip(settings.text_columns, texts, strict=True)
         }
+        columns |= {"parent": rows[parents], "operators": np.array(_OPERATOR_NAMES, object)[operators].tolist()}
+        if settings.text_pair_column is not None:
+            first, second = is_rewritten[:, kept]
+            columns["rewritten"] = np.array(_REWRITTEN_NAMES, object)[first + 2 * second].tolist()
         if settings.label_column in batch:
             labels = list(batch[settings.label_column])
             columns[settings.label_column] = _labels(labels, parents, operators > 0, settings.keep_label)
         return columns
+
+    def _copies(self, texts, rows):
+        """Return the parents of all copies, the operators `(s, k)` and, for each side, the texts of shape `(k,)`."""
+        coded = self.corpus.encode(texts)
+        parts = list(sample_copies(coded, rows, self._pool, self.settings))
+        sides = zip(*(part.texts(coded.strings) for part in parts), strict=True)
+        return (
+            np.concatenate([part.parents for part in parts]),
+            np.concatenate([part.operators for part in parts], axis=1),
+            [write_texts(pa.concat_arrays(side), self.corpus.analyzer) for side in sides],
+        )
 
     def __getstate__(self):
         """Settings as one string and the corpus as bytes: the fingerprint is then the same in every process."""
@@ -220,45 +270,17 @@ class RuleAugmenter:
         self.__init__(state["corpus"], RuleSettings(**settings))
 
 
-@dataclasses.dataclass(frozen=True)
-class RuleSettings:
-    """The settings of [`RuleAugmenter.from_corpus`], checked."""
-
-    text_column: str
-    label_column: str
-    copies: int
-    mask_probability: float
-    replace_probability: float
-    ngram_probability: float
-    ngram_lengths: tuple[int, int]
-    ngram_rule: str
-    pool: str
-    keep_label: bool
-    seed: int
-
-    def __post_init__(self):
-        if self.copies < 1:
+def _check_columns(batch, settings):
+    arguments = {
+        "text_column": settings.text_column,
+        "text_pair_column": settings.text_pair_column,
+        "label_column, or set keep_label=False": settings.label_column if settings.keep_label else None,
+    }
+    for argument, column in arguments.items():
+        if column is not None and column not in batch:
             raise ValueError(
-                f"copies={self.copies}: needed is at least 1, or no text would be rewritten. To keep the "
-                "originals only, leave the augmentation out."
+                f"the data set has no column {column!r}; it has {sorted(batch)}. Give the right one as {argument}."
             )
-        for name in ("mask_probability", "replace_probability", "ngram_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} is not a probability: give a number from 0 to 1.")
-        if self.mask_probability + self.replace_probability > 1:
-            raise ValueError(
-                f"mask_probability={self.mask_probability} and replace_probability={self.replace_probability} sum to "
-                "more than 1. A word is masked or replaced, never both, so replacement would happen less often than "
-                "asked: lower one of them."
-            )
-        if len(self.ngram_lengths) != 2 or not 1 <= self.ngram_lengths[0] <= self.ngram_lengths[1]:
-            raise ValueError(
-                f"ngram_lengths={self.ngram_lengths}: needed are the shortest and the longest n-gram in words, with "
-                "1 <= shortest <= longest, such as (1, 5)."
-            )
-        for name, known in (("ngram_rule", ("mask", "keep")), ("pool", ("types", "frequency"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown: give {known[0]!r} or {known[1]!r}.")
 
 
 def _check_texts(texts, indices, source):
@@ -270,28 +292,36 @@ def _check_texts(texts, indices, source):
             )
         if not text.strip():
             raise ValueError(
-                f"{source}, row {index}: the text {text!r} is empty, and a teacher's logits for it would mean "
+                f"{source}, row {index}: the text {text[:40]!r} is empty, and a teacher's logits for it would mean "
                 "nothing. Correct or remove the row, such as by dataset.filter(lambda row: row[column].strip())."
             )
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{source}, row {index}: the text {text[:40]!r} has {text[error.start]!r} at character {error.start}, "
+                "half of a character (a lone surrogate), which neither UTF-8 nor a data set can hold. It comes of "
+                "text that was cut or decoded in the wrong place: read it again, or repair it by "
+                'text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").'
+            ) from error
 
 
-def _join(strings, copies):
-    """Join each copy's pieces: they lie one after another in memory, so only the offsets change."""
-    _, offsets, characters = strings.take(pa.array(copies.pieces)).buffers()
-    ends = np.concatenate([[0], np.cumsum(copies.piece_counts)])
-    offsets = np.frombuffer(offsets, np.int64)[ends]
-    return pa.LargeStringArray.from_buffers(len(copies.piece_counts), pa.py_buffer(offsets), characters)
-
-
-def _first_occurrences(texts, parents):
-    """Indices of the rows whose text did not occur before with the same parent, in order."""
-    codes = texts.dictionary_encode()
-    keys = parents * len(codes.dictionary) + codes.indices.to_numpy()
-    return np.sort(np.unique(keys, return_index=True)[1])
+def _compare(texts, parents):
+    """Say which texts differ from the parent's, shape `(s, k)`, and which rows to keep: the first of equal ones."""
+    codes = pa.concat_arrays(texts).dictionary_encode()
+    size, codes = len(codes.dictionary), codes.indices.to_numpy().astype(np.int64).reshape(len(texts), -1)
+    starts = np.flatnonzero(np.diff(parents, prepend=-1))
+    originals = np.repeat(starts, np.diff(starts, append=len(parents)))
+    keys = codes[0]
+    if len(codes) == 2:
+        keys = np.unique(codes[0] * size + codes[1], return_inverse=True)[1]
+    kept = np.unique(parents * (keys.max(initial=0) + 1) + keys, return_index=True)[1]
+    return codes != codes[:, originals], np.sort(kept)
 
 
 def _labels(labels, parents, is_copy, keep_label):
-    unlabelled = -1 if all(label is None or isinstance(label, (int, np.integer)) for label in labels) else None
+    given = [label for label in labels if label is not None]
+    unlabelled = -1 if given and all(isinstance(label, (int, np.integer)) for label in given) else None
     return [
         unlabelled if copy and not keep_label else labels[parent]
         for parent, copy in zip(parents.tolist(), is_copy.tolist(), strict=True)

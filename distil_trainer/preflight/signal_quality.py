@@ -88,5 +88,18 @@ def beats_chance(logits, labels, task):
     return test.pvalue < _SIGNIFICANCE
 
 
+def on_another_scale(logits, scores):
+    """Tell whether a teacher's scores lie further from the gold scores than the mean of those does.
+
+    Args:
+        logits (`np.ndarray` of shape `(n, num_labels)`): finite outputs.
+        scores (`np.ndarray` of shape `(n, num_labels)`): gold scores.
+
+    Returns:
+        `bool`
+    """
+    return bool((np.mean((logits - scores) ** 2, axis=0) > scores.var(axis=0)).any())
+
+
 def _rounded(logits):
     return np.round(logits, 3).tolist()

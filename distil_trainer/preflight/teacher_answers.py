@@ -8,8 +8,8 @@ from distil_trainer.label_columns import read_labels
 from distil_trainer.labels import dataset_label_names, label_permutation, model_label_names
 from distil_trainer.objective import logit_loss_name
 from distil_trainer.preflight.lengths import check_lengths
-from distil_trainer.preflight.signal_quality import beats_chance, judge_logits
-from distil_trainer.tasks import SINGLE_LABEL
+from distil_trainer.preflight.signal_quality import beats_chance, judge_logits, on_another_scale
+from distil_trainer.tasks import REGRESSION, SINGLE_LABEL
 from distil_trainer.training_data import check_teacher_logits, check_token_numbers
 
 # Asking a large teacher for this many rows takes seconds on a CPU.
@@ -91,6 +91,14 @@ def _compare_with_gold_labels(run, what, sample, logits):
         yield "fine", f"The {what} is not compared with gold labels: {labelled.sum()} sample rows have some that fit."
     elif beats_chance(logits[labelled], labels[labelled], run.task):
         yield "fine", f"The {what} is better than chance on {labelled.sum()} labelled sample rows."
+        if run.task == REGRESSION and on_another_scale(logits[labelled], labels[labelled]):
+            yield (
+                "warning",
+                f"The {what} gives scores from {logits[labelled].min():.3g} to {logits[labelled].max():.3g} where the "
+                f"gold scores run from {labels[labelled].min():.3g} to {labels[labelled].max():.3g}: they rise with "
+                "them, but lie further from them than their mean does. A student learns the teacher's scale, and no "
+                "correlation will show it. Bring one of them to the scale of the other, or train the teacher longer.",
+            )
     else:
         yield (
             "warning",

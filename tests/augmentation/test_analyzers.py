@@ -1,10 +1,20 @@
+import pickle
 import sys
+from types import SimpleNamespace
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from distil_trainer.augmentation import analyzers
-from distil_trainer.augmentation.analyzers import analyze_corpus, analyze_texts, load_pipeline
+from distil_trainer.augmentation.analyzers import (
+    AnalyzerError,
+    analyze_corpus,
+    analyze_texts,
+    check_analyzer,
+    load_pipeline,
+    write_texts,
+)
 from distil_trainer.augmentation.corpus import CodedCorpus
 
 AWKWARD = ["  the film,\tis  great \n", "naïve — 映画 \u00a0 ☃ don't", "[MASK] is a [MASK]film", "?!"]
@@ -58,6 +68,73 @@ def test_offsets_that_do_not_fit_the_text_are_refused(words):
         analyze_texts(["the film"], lambda text: words)
 
 
+def failing_analyzer(text):
+    if "bad" in text:
+        raise KeyError("no such morpheme")
+    return [(text, "X", 0, len(text))]
+
+
+@pytest.mark.parametrize("num_proc", [None, 2])
+def test_an_analyzer_that_raises_is_reported_with_its_text_and_its_error(num_proc):
+    texts = [f"a film {number}" for number in range(1100)]
+    texts[700] = "a bad film " + "x" * 1000
+    with pytest.raises(AnalyzerError, match="failing_analyzer failed on the text 'a bad film x+': KeyError") as error:
+        analyze_corpus(texts, failing_analyzer, num_proc=num_proc)
+    assert error.value.text == texts[700] and len(str(error.value)) < 600
+    if num_proc is None:
+        assert isinstance(error.value.__cause__, KeyError)
+
+
+def test_an_analyzer_that_returns_nothing_or_fails_midway_is_reported_with_its_text():
+    with pytest.raises(AnalyzerError, match="<lambda> failed on the text 'a film': TypeError"):
+        analyze_texts(["a film"], lambda text: None)
+    with pytest.raises(AnalyzerError, match="<lambda> failed on the text 'a film': ZeroDivisionError"):
+        analyze_texts(["a film"], lambda text: (1 / 0 for _ in text))
+
+
+def test_an_analyzer_error_keeps_its_text_on_the_way_out_of_a_process():
+    error = pickle.loads(pickle.dumps(AnalyzerError("it failed", "a film")))
+    assert (str(error), error.text) == ("it failed", "a film")
+
+
+def by_khaiii(text):
+    """An analyzer by khaiii, or one like it: morphemes that share characters of the text make one word."""
+    words = []
+    for eojeol in khaiii(text):
+        for morpheme in eojeol.morphs:
+            start, end = morpheme.begin, morpheme.begin + morpheme.length
+            if words and start < words[-1][1]:
+                start, end, tag = words[-1][0], max(words.pop()[1], end), ""
+            else:
+                tag = "" if morpheme.tag[0] in "JE" or morpheme.tag in ("VX", "NNB") else morpheme.tag
+            words.append((start, end, tag))
+    return [(text[start:end], tag, start, end - start) for start, end, tag in words]
+
+
+def khaiii(text):
+    """What khaiii returns for `영화를 했다`."""
+    parts = [
+        [("영화", "NNG", 0, 2), ("를", "JKO", 2, 1)],
+        [("하", "VV", 4, 1), ("였", "EP", 4, 1), ("다", "EF", 5, 1)],
+    ]
+    names = ("lex", "tag", "begin", "length")
+    return [SimpleNamespace(morphs=[SimpleNamespace(**dict(zip(names, m, strict=True))) for m in p]) for p in parts]
+
+
+def test_khaiii_or_any_other_analyzer_of_korean_comes_as_a_callable():
+    analysis = analyze_texts(["영화를 했다"], by_khaiii)
+    assert analysis == {
+        "words": [["영화", "를", "했", "다"]],
+        "tags": [["NNG", "", "", ""]],
+        "gaps": [["", "", " ", "", ""]],
+    }
+
+
+def test_texts_are_natural_already_with_every_analyzer_but_kiwi(tag_words):
+    texts = pa.array(["the film"], pa.large_string())
+    assert write_texts(texts, None) is write_texts(texts, "en_core_web_sm") is write_texts(texts, tag_words) is texts
+
+
 def test_coarse_tags_come_before_fine_ones(pipeline_folder):
     assert analyze_texts(["the film"], pipeline_folder)["tags"] == [["DET", "NOUN"]]
 
@@ -78,6 +155,8 @@ def test_a_pipeline_that_is_not_installed_is_refused_with_the_way_to_install_it(
     pytest.importorskip("spacy")
     with pytest.raises(OSError, match=r"python -m spacy download en_no_such_model.*Do not `pip install`.*squatted"):
         analyze_texts(["a film"], "en_no_such_model")
+    with pytest.raises(OSError, match="neither an installed spaCy pipeline nor a folder"):
+        check_analyzer("en_no_such_model")
 
 
 def test_missing_spacy_names_the_extra(monkeypatch):

@@ -1,3 +1,5 @@
+import random
+
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
@@ -16,7 +18,7 @@ def rows():
 def test_evaluation_texts_go_first_then_later_duplicates_and_the_order_stays(rows):
     kept, counts = drop_duplicates_and_leaks(rows, ["a  fine PLOT", "not there"])
     assert kept["number"][:] == [0, 1, 6]
-    assert counts == {"rows_in": 7, "in_evaluation_data": 2, "duplicates": 2, "rows_out": 3}
+    assert counts == {"rows_in": 7, "in_evaluation_data": 2, "near_evaluation_data": 0, "duplicates": 2, "rows_out": 3}
     assert kept["sentence"][:] == ["A good film", "a dull plot", "good"]
 
 
@@ -45,7 +47,7 @@ def test_a_data_set_without_anything_to_drop_is_returned_as_it_is():
     dataset = Dataset.from_dict({"sentence": ["x", "y"]})
     kept, counts = drop_duplicates_and_leaks(dataset, ["z"])
     assert kept is dataset
-    assert counts == {"rows_in": 2, "in_evaluation_data": 0, "duplicates": 0, "rows_out": 2}
+    assert counts == {"rows_in": 2, "in_evaluation_data": 0, "near_evaluation_data": 0, "duplicates": 0, "rows_out": 2}
 
 
 def test_operators_are_counted_most_frequent_first(rows):
@@ -92,7 +94,7 @@ def test_pairs_are_equal_where_both_texts_are():
     columns = {"text_column": "question", "text_pair_column": "sentence"}
     kept, counts = drop_duplicates_and_leaks(dataset, [("WHO left", "we  did"), ("we did", "who left")], **columns)
     assert kept["sentence"][:] == ["i did", "left i did", "c", "b c"]
-    assert counts == {"rows_in": 6, "in_evaluation_data": 1, "duplicates": 1, "rows_out": 4}
+    assert counts == {"rows_in": 6, "in_evaluation_data": 1, "near_evaluation_data": 0, "duplicates": 1, "rows_out": 4}
     kept, dropped = drop_leaks(dataset, zip(["who left"], ["i did"], strict=True), **columns)
     assert dropped == 2 and kept["sentence"][:] == ["we did", "left i did", "c", "b c"]
 
@@ -144,3 +146,68 @@ def test_the_texts_of_several_data_sets_are_read_one_after_the_other(monkeypatch
 def test_texts_of_a_missing_column_are_refused():
     with pytest.raises(ValueError, match="text_column='text' is not in the data set"):
         list(texts_of([Dataset.from_dict(PAIRS)], "text"))
+
+
+def test_planted_leaks_near_leaks_and_duplicates_are_all_found_and_nothing_else(monkeypatch):
+    monkeypatch.setattr(audit, "_ROWS_PER_STEP", 150)
+    rng = random.Random(3)
+    words = ["".join(rng.choices("abcdefghijklmnoprstuvwy", k=rng.randint(2, 9))) for _ in range(3000)]
+    texts = [" ".join(rng.choices(words, k=rng.randint(9, 25))) for _ in range(900)]
+    evaluation, texts = texts[:200], texts[200:]
+
+    def edited(text, new_words):
+        place = rng.randrange(len(text.split()))
+        return " ".join([*text.split()[:place], *new_words, *text.split()[place + 1 :]])
+
+    planted = {  # number of an evaluation text -> what it becomes
+        "in_evaluation_data": {number: evaluation[number] for number in range(0, 40)},
+        "near_evaluation_data": {
+            **{number: evaluation[number].upper() + "!" for number in range(40, 60)},
+            **{number: evaluation[number].replace(" ", "").capitalize() for number in range(60, 80)},
+            **{number: evaluation[number].replace(" ", ", ", 3) for number in range(80, 100)},
+            **{number: edited(evaluation[number], [rng.choice(words)]) for number in range(100, 140)},
+            **{number: edited(evaluation[number], []) for number in range(140, 180)},
+            **{number: edited(evaluation[number], ["[MASK]"]) for number in range(180, 200)},
+        },
+        "duplicates": {number: texts[number].title().replace(" ", "\t") for number in range(100)},
+    }
+    rows = [("kept", text) for text in texts]
+    for kind, plants in planted.items():
+        rows += [(kind, text) for text in plants.values()]
+    rows = rows[:100] + rng.sample(rows[100:], len(rows) - 100)  # the first hundred stay before their duplicates
+    dataset = Dataset.from_dict({"kind": [kind for kind, _ in rows], "sentence": [text for _, text in rows]})
+    kept, counts = drop_duplicates_and_leaks(dataset, evaluation)
+    assert set(kept["kind"]) == {"kept"} and len(kept) == 700
+    assert counts == {
+        "rows_in": 1000,
+        "in_evaluation_data": 40,
+        "near_evaluation_data": 160,
+        "duplicates": 100,
+        "rows_out": 700,
+    }
+    found = audit.find_duplicates_and_leaks(dataset, evaluation, near_threshold=0.6, num_examples=1000)
+    assert [example["row"] for example in found.examples] == [
+        row for row, (kind, _) in enumerate(rows) if kind == "near_evaluation_data"
+    ]
+    source = {text: evaluation[number] for number, text in planted["near_evaluation_data"].items()}
+    assert all(source[example["text"]] == example["evaluation_text"] for example in found.examples)
+
+
+def test_near_rows_stay_where_they_are_not_asked_for():
+    text = "the plot is thin but the actors make the most of it"
+    dataset = Dataset.from_dict({"sentence": [text.replace("thin", "bad"), text, "a b"]})
+    kept, counts = drop_duplicates_and_leaks(dataset, [text], near_threshold=None)
+    assert len(kept) == 2 and counts["near_evaluation_data"] == 0
+    assert drop_leaks(dataset, [text])[1] == 1
+    assert drop_duplicates_and_leaks(dataset, [text])[1]["near_evaluation_data"] == 1
+    assert drop_duplicates_and_leaks(dataset, [text], near_threshold=0.95)[1]["near_evaluation_data"] == 0
+
+
+def test_a_lone_surrogate_in_evaluation_texts_is_refused():
+    with pytest.raises(ValueError, match="lone surrogate, half a character"):
+        drop_duplicates_and_leaks(Dataset.from_dict({"sentence": ["x"]}), ["y", "\ud800"])
+
+
+def test_a_threshold_out_of_range_is_refused():
+    with pytest.raises(ValueError, match="near_threshold=2 must be above 0"):
+        drop_duplicates_and_leaks(Dataset.from_dict({"sentence": ["x"]}), ["y"], near_threshold=2)

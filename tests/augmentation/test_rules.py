@@ -1,3 +1,5 @@
+import hashlib
+import json
 import logging
 import pickle
 import re
@@ -10,7 +12,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets.fingerprint import Hasher
 
-from distil_trainer.augmentation import rules
+from distil_trainer.augmentation import rules, sampling
 from distil_trainer.augmentation.rules import RuleAugmenter
 from distil_trainer.augmentation.sampling import _mix
 
@@ -222,6 +224,27 @@ def test_rows_do_not_depend_on_batch_size_or_processes(dataset, tag_words):
     ]
 
 
+@pytest.mark.parametrize(
+    ("settings", "num_rows", "digest"),
+    [
+        ({"seed": 1}, 243, "0bf2cf17302a3baa"),
+        ({"seed": 2, "ngram_rule": "keep", "ngram_probability": 0.8}, 249, "b22c2a0980138144"),
+        ({"seed": 3, "pool": "frequency", "lower": True}, 237, "cce04fa68dba756f"),
+        ({"seed": 4, "keep_label": True, "mask_probability": 0.3, "copies": 7}, 115, "1f601c5cc129fc56"),
+    ],
+)
+@pytest.mark.parametrize("words_at_once", [500_000, 40])
+def test_rows_are_those_of_version_1(settings, num_rows, digest, words_at_once, tag_words, monkeypatch):
+    # Recorded before pairs were added. Whoever changes these rows raises _RULES_VERSION, and records them anew.
+    monkeypatch.setattr(sampling, "_WORDS_AT_ONCE", words_at_once)
+    texts = [*SENTENCES * 3, "a new film , unseen"]
+    augmenter = RuleAugmenter.from_corpus(SENTENCES, tag_words, **settings)
+    columns = augmenter({"sentence": texts, "label": list(range(len(texts)))}, range(100, 100 + len(texts)))
+    assert rules._RULES_VERSION == 1 and len(columns["parent"]) == num_rows
+    columns["parent"] = columns["parent"].tolist()
+    assert hashlib.sha256(json.dumps(columns, sort_keys=True).encode()).hexdigest()[:16] == digest
+
+
 def test_rows_depend_on_seed_and_row_index(dataset, tag_words):
     def rewritten(seed, rows):
         augmenter = RuleAugmenter.from_corpus(dataset["sentence"], tag_words, seed=seed)
@@ -405,6 +428,52 @@ def test_empty_and_missing_texts_are_refused_with_their_row(text, error, message
     augmenter = RuleAugmenter.from_corpus(["a film"], replace_probability=0.0)
     with pytest.raises(error, match=rf"column 'sentence', row 41: .*{message}.*dataset\.filter"):
         augmenter({"sentence": ["a film", text]}, [40, 41])
+
+
+def test_a_lone_surrogate_is_refused_with_its_row_and_the_repair_that_is_named_works():
+    text = "fine film \ud83d"
+    with pytest.raises(ValueError, match=r"texts, row 1: .*'\\ud83d' at character 10.*surrogate.*utf-16"):
+        RuleAugmenter.from_corpus(["a film", text])
+    augmenter = RuleAugmenter.from_corpus(["a film"], replace_probability=0.0)
+    with pytest.raises(ValueError, match="column 'sentence', row 7: .*surrogate"):
+        augmenter({"sentence": [text]}, [7])
+    repaired = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    assert augmenter({"sentence": [repaired]}, [7])["sentence"][0] == "fine film \ufffd"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "one\ttwo\n\nthree  four\r\nfive\u00a0six\u2028seven",
+        "영화 film 非常 good очень 🎬 !!!",
+        "😀 😀 👍🏽 👨‍👩‍👧 🇰🇷 😀",
+        "e\u0301 a\u0308 \u202bשלום\u202c عالم",
+    ],
+)
+def test_tabs_line_ends_emoji_and_mixed_scripts_stay_as_they_are(text):
+    augmenter = RuleAugmenter.from_corpus([text], replace_probability=0.0, copies=8)
+    texts = augmenter({"sentence": [text]}, [0])["sentence"]
+    words = text.split()
+    assert texts[0] == text and len(texts) > 3
+    for copy in texts[1:]:
+        assert re.sub(r"\S+", "_", copy) == re.sub(r"\S+", "_", text)
+        assert all(new in (old, "[MASK]") for old, new in zip(words, copy.split(), strict=True))
+
+
+def test_a_text_of_a_single_emoji_has_no_copies():
+    augmenter = RuleAugmenter.from_corpus(["😀"], replace_probability=0.0)
+    assert augmenter({"sentence": ["😀"]}, [0])["sentence"] == ["😀"]
+
+
+def test_a_text_of_a_million_characters_is_rewritten_in_parts(monkeypatch):
+    parts = []
+    sample = sampling._sample
+    monkeypatch.setattr(sampling, "_sample", lambda *given: parts.append(len(given[2])) or sample(*given))
+    text = "good film , " * 83_334
+    rows = RuleAugmenter.from_corpus([text, "a film"], copies=4)({"sentence": ["a film", text]}, [0, 1])
+    assert len(text) > 1_000_000 and rows["sentence"].count(text) == 1
+    assert rows["parent"].tolist()[-5:] == [1] * 5 and max(parts) < 10 == sum(parts)  # 2 texts, each with 4 copies
+    assert rows["sentence"][-1].count("[MASK]") == pytest.approx(25_000, rel=0.03)
 
 
 def test_missing_columns_are_refused_with_those_there(dataset):

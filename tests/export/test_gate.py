@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, pipeline
 
 from distil_trainer.export import gate
 from distil_trainer.export.gate import ship
+from distil_trainer.export.judging import judge_file
 from distil_trainer.export.onnx import onnx_runner
 from distil_trainer.inference import predict_logits, torch_runner
 from distil_trainer.loading import load_classifier
@@ -96,7 +97,7 @@ def test_the_reported_accuracy_is_the_worse_of_batched_and_alone(scored, tokeniz
 def test_a_file_that_is_good_in_batches_only_does_not_pass():
     gold = np.array([0, 1, 0, 1])
     path = type("Path", (), {"name": "model_quantized.onnx", "stat": lambda self: type("S", (), {"st_size": 1})})()
-    rung = gate._compare(path, [gold, 1 - gold], gold, gold, 0.5)
+    rung = judge_file(path, [gold, 1 - gold], gold, gold, "accuracy", 0.5)
     assert (rung["passed"], rung["accuracy"], rung["accuracy_change"]) == (False, 0.0, -1.0)
     assert (rung["agreement_with_pytorch"], rung["agreement_batch_1"]) == (1.0, 0.0)
     assert "accuracy 1.0000 -> 0.0000, beyond the allowed drop of 0.5" in rung["reason"]
@@ -107,9 +108,9 @@ def test_a_drop_of_exactly_the_tolerance_passes():
     labels = gold.copy()
     labels[:5] = 1
     path = type("Path", (), {"name": "model.onnx", "stat": lambda self: type("S", (), {"st_size": 1})})()
-    assert gate._compare(path, [labels], gold, gold, 0.005)["passed"]
+    assert judge_file(path, [labels], gold, gold, "accuracy", 0.005)["passed"]
     labels[5] = 1
-    assert not gate._compare(path, [labels], gold, gold, 0.005)["passed"]
+    assert not judge_file(path, [labels], gold, gold, "accuracy", 0.005)["passed"]
 
 
 def test_the_next_rung_is_tried_when_one_loses_accuracy(scored, tokenizer, tmp_path, monkeypatch):
@@ -251,7 +252,7 @@ def test_a_model_with_infinite_logits_is_refused(teacher, tokenizer, reviews, tm
 
 def test_a_model_for_several_labels_at_once_is_refused(teacher, tokenizer, reviews, tmp_path):
     teacher.config.problem_type = "multi_label_classification"
-    with pytest.raises(ValueError, match="compares accuracies of single-label classifiers"):
+    with pytest.raises(ValueError, match="the gate judges single-label classifiers and regressions of one score"):
         ship(teacher, tokenizer, tmp_path / "onnx", reviews, max_length=64)
 
 

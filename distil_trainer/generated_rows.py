@@ -1,0 +1,106 @@
+"""The stage of a recipe in which a language model learns from the training texts and writes new ones."""
+
+import shutil
+
+from accelerate import PartialState
+from transformers import TrainingArguments
+
+from distil_trainer.augmentation import (
+    fine_tune_language_model,
+    first_token_counts,
+    generate_transfer_set,
+    load_language_model,
+    small_gpt2,
+    texts_of,
+)
+from distil_trainer.run_folder import last_complete_checkpoint
+
+# What `--language_model` is called where there is none to start from.
+FROM_SCRATCH = "scratch"
+_BATCH_SIZE = 48  # the paper's
+_LEARNING_RATE_FROM_SCRATCH = 1e-3
+
+
+def generate_rows(run, train, evaluation_splits, transfer, training):
+    """Fine-tune a language model on the training texts, once, and let it write `transfer.generated_rows` new ones.
+
+    Args:
+        run (`RunFolder`): keeps the model and what it wrote.
+        train (`Dataset`): the training split.
+        evaluation_splits (`list[Dataset]`): splits whose texts must not be written.
+        transfer (`TransferSetArguments`): the model, how it is trained, and how it writes.
+        training (`DistillationArguments`): names the columns, the longest text and the seed.
+
+    Returns:
+        `Dataset`: see `generate_transfer_set`.
+    """
+    columns = training.text_column, training.text_pair_column
+    model, tokenizer = _language_model(run, train, transfer, training)
+    generated, _ = generate_transfer_set(
+        model,
+        tokenizer,
+        first_token_counts(train[training.text_column], tokenizer),
+        transfer.generated_rows,
+        run.path("generated"),
+        texts_of(evaluation_splits, *columns),
+        *columns,
+        max_length=training.max_length,
+        temperature=transfer.generation_temperature,
+        top_k=transfer.generation_top_k,
+        top_p=transfer.generation_top_p,
+        seed=training.seed,
+    )
+    return generated
+
+
+def _language_model(run, train, transfer, training):
+    """Return the fine-tuned language model and its tokenizer; training goes on where an earlier start left it."""
+    checkpoints = str(run.path("language_model-checkpoints"))
+    if not run.is_finished("language_model"):
+        from_scratch = transfer.language_model == FROM_SCRATCH
+        if from_scratch:
+            texts = (text for column in _columns(training) for text in train[column])
+            model, tokenizer = small_gpt2(texts, max_length=training.max_length, seed=training.seed)
+        else:
+            model, tokenizer = load_language_model(transfer.language_model)
+        default = _LEARNING_RATE_FROM_SCRATCH if from_scratch else 5e-5
+        arguments = TrainingArguments(
+            checkpoints,
+            learning_rate=transfer.language_model_learning_rate or default,
+            num_train_epochs=transfer.language_model_num_train_epochs,
+            max_steps=transfer.language_model_max_steps,
+            per_device_train_batch_size=_BATCH_SIZE,
+            weight_decay=1e-3,
+            warmup_steps=100,
+            save_steps=1000,
+            save_total_limit=2,
+            logging_steps=200,
+            seed=training.seed,
+            use_cpu=training.use_cpu,
+            bf16=training.bf16,
+            disable_tqdm=training.disable_tqdm,
+            dataloader_pin_memory=training.device.type == "cuda",
+            report_to=training.report_to,
+        )
+        model, _ = fine_tune_language_model(
+            model,
+            tokenizer,
+            train,
+            arguments,
+            *(training.text_column, training.text_pair_column),
+            max_length=training.max_length,
+            resume_from_checkpoint=last_complete_checkpoint(checkpoints),
+        )
+
+        def save(path):
+            model.save_pretrained(path)
+            tokenizer.save_pretrained(path)
+
+        run.once("language_model", save)
+    if PartialState().is_main_process:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    return load_language_model(run.path("language_model"))
+
+
+def _columns(training):
+    return [column for column in (training.text_column, training.text_pair_column) if column is not None]
