@@ -23,7 +23,14 @@ test-v5: .venv-v5/ready
 bench: .venv/ready outputs/textbrewer
 	mkdir -p outputs/bench
 	.venv/bin/python benchmarks/augmentation.py --output outputs/bench/augmentation.json
+	.venv/bin/python benchmarks/pair_augmentation.py --output outputs/bench/pair_augmentation.json
+	.venv/bin/python benchmarks/korean_augmentation.py --output outputs/bench/korean_augmentation.json
+	.venv/bin/python benchmarks/generation.py --output outputs/bench/generation.json
+	.venv/bin/python benchmarks/audit.py --output outputs/bench/audit.json
+	.venv/bin/python benchmarks/three_million_rows.py --output outputs/bench/three_million_rows.json
 	.venv/bin/python benchmarks/labeling.py --output outputs/bench/labeling.json
+	.venv/bin/python benchmarks/ray_labeling.py --output outputs/bench/ray_labeling.json
+	.venv/bin/python benchmarks/meta_pseudo_labels.py --output outputs/bench/meta_pseudo_labels.json
 	.venv/bin/python benchmarks/training_step.py --output outputs/bench/training_step.json
 	.venv/bin/python benchmarks/loss_terms.py --output outputs/bench/loss_terms.json
 	.venv/bin/python benchmarks/students.py --output outputs/bench/students.json
@@ -37,6 +44,7 @@ outputs/textbrewer:
 study: .venv/ready
 	.venv/bin/python benchmarks/loss_study.py --output outputs/bench/loss_study.json
 	.venv/bin/python benchmarks/student_study.py --output outputs/bench/student_study.json
+	.venv/bin/python benchmarks/operator_study.py --output outputs/bench/operator_study.json
 
 style: .venv/ready
 	.venv/bin/ruff check .

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from distil_trainer.audit_table import audit_table
+from distil_trainer.audit_tables import audit_table
 from distil_trainer.augmentation.audit import drop_duplicates_and_leaks
 from distil_trainer.transfer_audit import audit_transfer_set
 from distil_trainer.transfer_filter import filter_transfer_set

@@ -8,7 +8,7 @@ import importlib
 _NAMES = {
     "arguments": ["DistillationArguments"],
     "audit_plot": ["plot_transfer_audit"],
-    "audit_table": ["audit_table"],
+    "audit_tables": ["audit_table"],
     "augmentation": [
         "MaskedRewriter",
         "RuleAugmenter",

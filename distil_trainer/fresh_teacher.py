@@ -3,7 +3,7 @@
 import shutil
 
 from accelerate import PartialState
-from datasets import concatenate_datasets
+from datasets import Value, concatenate_datasets
 
 from distil_trainer.augmentation import drop_leaks, texts_of
 from distil_trainer.loading import load_classifier
@@ -45,7 +45,8 @@ def make_fresh_teacher(run, models, transfer, training, train, evaluation_splits
         parts, columns = [train], (training.text_column, training.text_pair_column)
         if transfer.unlabelled_files:
             unlabelled = load_unlabelled(transfer.unlabelled_files, *columns, max_rows=transfer.max_unlabelled_samples)
-            parts.append(drop_leaks(unlabelled, texts_of(evaluation_splits, *columns), *columns)[0])
+            known = texts_of(evaluation_splits, *columns)
+            parts.append(drop_leaks(unlabelled, known, *columns, transfer.near_duplicate_threshold)[0])
         teacher, tokenizer = teacher_from_scratch(
             _all_texts(parts, training),
             label_names,
@@ -69,8 +70,13 @@ def _all_texts(parts, training):
     """Return every text of the data sets as one column, which can be read more than once."""
     columns = [column for column in (training.text_column, training.text_pair_column) if column is not None]
     texts = [part.select_columns([column]).rename_column(column, "text") for part in parts for column in columns]
-    return concatenate_datasets(texts)["text"]
+    return concatenate_datasets([each.cast_column("text", Value("string")) for each in texts])["text"]
 
 
 def _shape(training):
-    return {"max_length": training.max_length, "pairs": training.text_pair_column is not None, "seed": training.seed}
+    return {
+        "max_length": training.max_length,
+        "pairs": training.text_pair_column is not None,
+        "seed": training.seed,
+        "use_cpu": training.use_cpu or training.device.type == "cpu",
+    }

@@ -14,9 +14,8 @@ from distil_trainer.augmentation import (
     texts_of,
 )
 from distil_trainer.run_folder import last_complete_checkpoint
+from distil_trainer.transfer_arguments import FROM_SCRATCH
 
-# What `--language_model` is called where there is none to start from.
-FROM_SCRATCH = "scratch"
 _BATCH_SIZE = 48  # the paper's
 _LEARNING_RATE_FROM_SCRATCH = 1e-3
 
@@ -32,11 +31,11 @@ def generate_rows(run, train, evaluation_splits, transfer, training):
         training (`DistillationArguments`): names the columns, the longest text and the seed.
 
     Returns:
-        `Dataset`: see `generate_transfer_set`.
+        `tuple[Dataset, dict[str, int]]`: see `generate_transfer_set`.
     """
     columns = training.text_column, training.text_pair_column
     model, tokenizer = _language_model(run, train, transfer, training)
-    generated, _ = generate_transfer_set(
+    return generate_transfer_set(
         model,
         tokenizer,
         first_token_counts(train[training.text_column], tokenizer),
@@ -50,7 +49,6 @@ def generate_rows(run, train, evaluation_splits, transfer, training):
         top_p=transfer.generation_top_p,
         seed=training.seed,
     )
-    return generated
 
 
 def _language_model(run, train, transfer, training):

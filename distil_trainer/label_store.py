@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import xxhash
 
 from distil_trainer.shared_folder import SharedFolder
@@ -76,7 +77,7 @@ class LogitStore:
         shard = self._disk / f"{xxhash.xxh3_128_hexdigest(content.getbuffer())}.npy"
         temporary = self._disk / f"{os.getpid()}-{os.urandom(4).hex()}.tmp"
         try:
-            with self.folder.clear_errors("written"):
+            with SharedFolder(self._disk).clear_errors("written"):  # with a URL, it may be the disk that is full
                 temporary.write_bytes(content.getbuffer())
                 os.replace(temporary, shard)
         finally:
@@ -110,7 +111,7 @@ class LogitStore:
             if not self.folder.is_local and not (path.exists() and _content_hash(path) == path.stem):
                 self.folder.get(name, path)
             if _content_hash(path) == path.stem:
-                shard = np.load(path, mmap_mode="r", allow_pickle=False)
+                shard = _map_into_memory(path)
                 if shard.dtype == self.dtype:
                     return shard
         except FileNotFoundError:  # another process set it aside first
@@ -172,6 +173,17 @@ class StoredLogits:
         for number, rows in zip(numbers, np.split(by_shard, first[1:]), strict=False):
             logits[rows] = self._shards[number]["logits"][positions[rows] - self._starts[number]]
         return logits
+
+
+def _map_into_memory(path):
+    # `np.load(mmap_mode="r")` would keep a file descriptor for each shard, and most systems allow a process 1,024.
+    # Arrow closes the file and keeps the mapping as long as the buffer lives.
+    with open(path, "rb") as file:
+        np.lib.format.read_magic(file)
+        _, _, dtype = np.lib.format.read_array_header_1_0(file)
+        offset = file.tell()
+    with pa.memory_map(str(path)) as mapped:
+        return np.frombuffer(mapped.read_buffer(), dtype=dtype, offset=offset)
 
 
 def _concatenate_keys(shards):

@@ -20,7 +20,7 @@ from distil_trainer.inference import predict_logits, torch_runner
 from distil_trainer.input_checks import check_padding, check_pairs, padding_side
 from distil_trainer.label_store import KEY_DTYPE, LogitStore, text_keys
 from distil_trainer.labeled_dataset import describe_teacher
-from distil_trainer.processes import check_shared, process_state
+from distil_trainer.processes import check_shared, process_device, process_state
 from distil_trainer.teacher_key import name_teacher, resolve_dtype, teacher_key
 from distil_trainer.text import check_texts
 
@@ -55,14 +55,15 @@ class TeacherLabeler:
         dtype (`str` or `torch.dtype`, *optional*, defaults to `"auto"`): `"float32"`, or `"bfloat16"` or `"float16"`
             for autocast. `"auto"` is the teacher's own type when that is not float32, else bfloat16 where the device
             multiplies it natively, else float32. On SST-2 validation and a CPU with AVX-512 BF16, bfloat16 was 3 times
-            as fast, moved a logit by at most 0.032 (mean size of a logit 2.2), and changed no prediction.
+            as fast, moved a logit by at most 0.032 (mean size of a logit 2.2), and changed no prediction. On machines
+            of different kinds say which: `"auto"` may differ between them, and their work then does not fit together.
         cache_dir (`str` or `Path`, *optional*): holds the stores, one folder for each key; a path, or a URL that
             fsspec knows, such as `s3://bucket/logits`. Default: `distil_trainer/teacher_logits` under the Hugging Face
             home, outside the `datasets` cache; shards of a URL are copied there to be read. Under a launcher with
             several machines it must be a folder that all of them share.
         rows_per_shard (`int`, *optional*, defaults to 4096): texts sorted by length together and written together;
             an interruption loses at most this many for each process. On an object store, or for more than 100 million
-            texts, rather 65536: each shard is a file to be listed and kept open.
+            texts, rather 65536: each shard is a file to be listed and mapped.
         teacher_name (`str`, *optional*): how cards name the teacher. Default: its Hub id, or the name of its folder.
 
     Raises:
@@ -107,7 +108,7 @@ class TeacherLabeler:
         ):
             if value < 1:
                 raise ValueError(f"{name}={value} must be at least 1.")
-        self.device = process_state().device
+        self.device = process_device()  # joining a group is for `map`: others may have RANK and WORLD_SIZE only
         self.teacher = teacher
         self.tokenizer = tokenizer
         self.text_column = text_column
@@ -248,7 +249,6 @@ class TeacherLabeler:
             )
         # Rows and their order are in the texts' hashes; the data set's own fingerprint stands for the other columns.
         content = f"{dataset._fingerprint} {xxhash.xxh3_128_hexdigest(keys)} {fingerprint}"
-        del keys
 
         features = self.features(dataset)
         replaced = [name for name in ("teacher_logits", "teacher_label") if name in dataset.column_names]

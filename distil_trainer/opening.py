@@ -4,11 +4,13 @@ import os
 from importlib.util import find_spec
 
 from accelerate import PartialState
+from transformers import AutoConfig
 
 from distil_trainer.augmentation.analyzers import check_analyzer
 from distil_trainer.hub import check_can_push
 from distil_trainer.recipe_arguments import run_settings
 from distil_trainer.run_folder import RunFolder
+from distil_trainer.transfer_arguments import FROM_SCRATCH
 
 
 def open_run(arguments):
@@ -47,6 +49,12 @@ def open_run(arguments):
         )
     if augmentation.copies and augmentation.analyzer:
         check_analyzer(augmentation.analyzer)
+    for wanted, name in (
+        (augmentation.generated_rows and augmentation.language_model != FROM_SCRATCH, augmentation.language_model),
+        (augmentation.rewriting_copies, augmentation.rewriting_model),
+    ):
+        if wanted:
+            AutoConfig.from_pretrained(name)  # a name that nothing can be loaded from is found out now
     state = PartialState()
     for repo_id, repo_type in _repositories(training, shipping):
         if state.is_main_process:

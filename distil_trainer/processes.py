@@ -1,11 +1,13 @@
-"""The processes of one launch: which one this is, and whether all of them see one folder."""
+"""The processes of one launch: which one this is, where it computes, and whether all of them see one folder."""
 
 import os
+import socket
 import uuid
 
+import psutil
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
 
 def process_state():
@@ -17,6 +19,24 @@ def process_state():
     # Without `cpu=True`, accelerate 1.15 under torchrun on a machine without accelerator starts the process group, yet
     # tells every process that it is alone and the main one.
     return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def process_device():
+    """Choose the device that accelerate gives this process, without joining a group.
+
+    Where only `RANK` and `WORLD_SIZE` are set, the processes of a machine take its accelerators in turn.
+
+    Returns:
+        `torch.device`
+    """
+    if PartialState._shared_state:
+        return process_state().device
+    if not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU"):
+        return torch.device("cpu")
+    kind, (rank, num_processes) = torch.accelerator.current_accelerator().type, place_among_processes()
+    if num_processes == 1:
+        return torch.device(kind)
+    return torch.device(kind, int(os.environ.get("LOCAL_RANK", rank % torch.accelerator.device_count())))
 
 
 def place_among_processes():
@@ -35,6 +55,28 @@ def place_among_processes():
             "WORLD_SIZE - 1, or some of the work would have no process of its own. Set both, or neither."
         )
     return rank, num_processes
+
+
+def process_mark():
+    """Name this process for the others: machine, process id, and a word that no other call gets.
+
+    Returns:
+        `str`
+    """
+    return f"{_machine()}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
+
+
+def is_gone(mark):
+    """Tell whether a process has surely ended; of those on other machines nothing is known.
+
+    Args:
+        mark (`str`): from `process_mark`.
+
+    Returns:
+        `bool`
+    """
+    machine, _, process_id = mark.rpartition("_")[0].rpartition("_")
+    return machine == _machine() and process_id.isdigit() and not psutil.pid_exists(int(process_id))
 
 
 def check_shared(folder, argument):
@@ -63,3 +105,9 @@ def check_shared(folder, argument):
             f"{seen} of {len(probes)} processes there, and would wait for ever for the results of the others. Give a "
             "folder on a disk that the machines share, or a URL such as s3://bucket/folder."
         )
+
+
+def _machine():
+    # Containers may have one host name, yet each its own numbers of processes.
+    numbers = os.stat("/proc/self/ns/pid").st_ino if os.path.exists("/proc/self/ns/pid") else 0
+    return f"{socket.gethostname()}-{numbers}"

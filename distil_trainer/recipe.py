@@ -6,7 +6,8 @@ import os
 import numpy as np
 from accelerate import PartialState
 
-from distil_trainer.audit_table import audit_table
+from distil_trainer.audit_tables import audit_table
+from distil_trainer.augmentation import texts_of
 from distil_trainer.closing import close_run, measure, pytorch_contender, ship_once
 from distil_trainer.command_line import parse_arguments
 from distil_trainer.fine_tuning import check_selection, fine_tuning_arguments, gold_label_arguments
@@ -67,7 +68,7 @@ def run_recipe(defaults, argv=None, *, recipe):
 
     run = open_run(arguments)
     evaluation_splits = [split for name, split in splits.items() if name != "train"]
-    train, _ = without_leaks(splits["train"], evaluation_splits, training)
+    train, _ = without_leaks(splits["train"], evaluation_splits, training, transfer.near_duplicate_threshold)
     if models.teacher_from_scratch:
         made = make_fresh_teacher(run, models, transfer, training, train, evaluation_splits, label_names)
         teacher, teacher_tokenizer = with_head(made[0], models.teacher_head), made[1]
@@ -132,7 +133,8 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
     fit_task(teacher, task, "teacher")
     fit_task(student, task, "student")
     check_teaching(transfer, training, task)
-    train, dropped = without_leaks(splits["train"], evaluation_splits.values(), training)
+    near_threshold, columns = transfer.near_duplicate_threshold, (training.text_column, training.text_pair_column)
+    train, dropped = without_leaks(splits["train"], evaluation_splits.values(), training, near_threshold)
     control = copy.deepcopy(student)
 
     transfer_set, transfer_facts = make_transfer_set(
@@ -153,7 +155,10 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
     is_labelled = not training.distils_states or shipping.hub_dataset_id
     labelled_set = labeler.map(transfer_set) if is_labelled else transfer_set
     transfer_facts["audit"] = run.value(
-        "audit", lambda: audit_transfer_set(labelled_set, (), training.text_column, training.text_pair_column)
+        "audit",
+        lambda: audit_transfer_set(
+            labelled_set, texts_of(evaluation_splits.values(), *columns), *columns, near_threshold=near_threshold
+        ),
     )
     teacher_logits = {
         ("teacher", name): np.asarray(labeler.map(split)["teacher_logits"], dtype=np.float32)
@@ -163,7 +168,7 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
     rows = transfer_set
     if not training.distils_states and not transfer.self_training_rounds:
         rows, transfer_facts["chosen"] = choose_rows(labelled_set, transfer, training)
-    student, steps, transfer_facts["self_training"] = train_student(
+    student, steps, student_training, transfer_facts["self_training"] = train_student(
         run,
         student,
         tokenizer,
@@ -176,7 +181,7 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
         trust_remote_code=models.trust_remote_code,
     )
     # As many steps a cycle as the student, though the control's epochs are shorter.
-    cycle = training.epochs_per_cycle and training.epochs_per_cycle * len(transfer_set) / len(train)
+    cycle = training.epochs_per_cycle and training.epochs_per_cycle * len(rows) / len(train)
     control, _ = train_once(
         run,
         "control",
@@ -199,6 +204,7 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
     )
     used_for = ["the int8 file"] + ["the best checkpoint"] * training.load_best_model_at_end
     used_for += ["the teacher's best epoch"] * models.train_teacher
+    used_for += ["the round of self-training"] * bool(transfer.self_training_rounds)
     teacher_path = models.teacher_model_name_or_path
     report_parts = {
         "run": facts,
@@ -228,7 +234,7 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
             for name, split in splits.items()
         }
         | {"transfer": transfer_facts},
-        "training": hyper_parameters(training, problem_type(student.config), steps),
+        "training": hyper_parameters(student_training, problem_type(student.config), steps),
         "models": measured,
         "comparisons": comparisons,
         "export": {**shipped, "subfolder": "onnx"},

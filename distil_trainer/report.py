@@ -49,7 +49,8 @@ data
     duplicates int  rows dropped because they stood in the set already
     in_evaluation_data int  rows dropped because they stand in validation or test
     near_evaluation_data int  rows dropped because they are near a row of these, optional
-    unlabelled {str: int}  texts without labels that were given, and those left of them, optional
+    unlabelled {str: int}  texts without labels that were given, dropped, and left, optional
+    generated {str: int}  texts that a language model wrote, dropped, and left, optional
     audit     {str: value}  what `audit_transfer_set` says of the rows, optional
     self_training [{str: value}]  what each round of self-training gave, optional
     settings  {str: value}  of the augmenter

@@ -42,6 +42,7 @@ def teacher_from_scratch(
     learning_rate=5e-4,
     seed=0,
     output_dir=None,
+    use_cpu=False,
 ):
     """Make a BERT with a fresh head, which is still to be fine-tuned on labels (see [`fine_tune_teacher`]).
 
@@ -65,7 +66,10 @@ def teacher_from_scratch(
         learning_rate (`float`, *optional*, defaults to 5e-4): its peak learning rate.
         seed (`int`, *optional*, defaults to 0): of the weights, the masks and the order of the texts.
         output_dir (`str` or `os.PathLike`, *optional*): keeps a checkpoint for each twentieth of the way; a second
-            call with the same texts and arguments goes on from the last one. By default none is kept.
+            call with the same texts and arguments goes on from the last one, with other masks than an uninterrupted
+            one would have had. By default none is kept.
+        use_cpu (`bool`, *optional*, defaults to `False`): as in `TrainingArguments`; under a launcher on CPUs it must
+            be `True`, or accelerate forgets the other processes.
 
     Returns:
         `tuple[BertForSequenceClassification, PreTrainedTokenizerFast]`: the model in evaluation mode, on the CPU.
@@ -107,12 +111,21 @@ def teacher_from_scratch(
         with tempfile.TemporaryDirectory() as unkept:
             folder = str(output_dir or unkept)
             _pretrain(
-                teacher.bert, tokenizer, texts, folder, mlm_epochs, mlm_max_steps, batch_size, learning_rate, seed
+                teacher.bert,
+                tokenizer,
+                texts,
+                folder,
+                mlm_epochs,
+                mlm_max_steps,
+                batch_size,
+                learning_rate,
+                seed,
+                use_cpu,
             )
     return teacher.eval(), tokenizer
 
 
-def _pretrain(encoder, tokenizer, texts, folder, epochs, max_steps, batch_size, learning_rate, seed):
+def _pretrain(encoder, tokenizer, texts, folder, epochs, max_steps, batch_size, learning_rate, seed, use_cpu):
     """Train an encoder, in place, to guess masked tokens."""
     tokens = [
         pa.array(tokenizer(batch, truncation=True)["input_ids"], pa.list_(pa.int32())) for batch in text_batches(texts)
@@ -136,6 +149,7 @@ def _pretrain(encoder, tokenizer, texts, folder, epochs, max_steps, batch_size, 
             report_to="none",
             dataloader_pin_memory=torch.cuda.is_available(),  # elsewhere it only warns
             seed=seed,
+            use_cpu=use_cpu,
         ),
         train_dataset=dataset,
         data_collator=DataCollatorForLanguageModeling(tokenizer),

@@ -15,7 +15,7 @@ _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "hf", 
 class SharedFolder:
     """A folder that processes and machines may write at the same time.
 
-    Two writers of one name must write the same content: whoever is last wins.
+    Two writers of one name must write the same content: the file of one of them stays.
 
     Args:
         url (`str` or `Path`): a path, or a URL that fsspec knows, such as `s3://bucket/folder`.
@@ -48,7 +48,7 @@ class SharedFolder:
         """List the files that stand here now.
 
         Args:
-            suffix (`str`): how their names end.
+            suffix (`str` or `tuple[str]`): how their names end.
 
         Returns:
             `list[str]`: names, sorted.
@@ -71,7 +71,7 @@ class SharedFolder:
 
         Args:
             local_file (`str` or `Path`): the file to copy.
-            name (`str`): its name here; a file of this name is replaced.
+            name (`str`): its name here; a file of this name is replaced, where the file system can.
 
         Raises:
             OSError: if it cannot be written.
@@ -87,11 +87,24 @@ class SharedFolder:
                 if self.is_local:
                     with open(temporary, "rb") as file:
                         os.fsync(file.fileno())  # or, when the power fails, the name may outlive the content
-                (os.replace if self.is_local else self._files.mv)(temporary, target)
+                self._move(temporary, target)
             except BaseException:
                 with contextlib.suppress(Exception):
                     self._files.rm_file(temporary)
                 raise
+
+    def _move(self, temporary, target):
+        if self.is_local:
+            os.replace(temporary, target)
+            return
+        try:
+            self._files.mv(temporary, target)
+        except Exception:
+            self._files.invalidate_cache()
+            if not self._files.exists(target):
+                raise
+            # Some file systems (sftp) move nothing onto a name that is there: another process wrote the content first.
+            self._files.rm_file(temporary)
 
     def get(self, name, local_file):
         """Copy a file from here to a disk, under a temporary name first.

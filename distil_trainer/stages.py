@@ -91,8 +91,8 @@ def with_head(model, head):
     return TransformerCnnForSequenceClassification.from_encoder(model) if head == "cnn" else model
 
 
-def without_leaks(train, evaluation_splits, training):
-    """Drop from a training split what stands in evaluation splits; see `drop_leaks`.
+def without_leaks(train, evaluation_splits, training, near_threshold=None):
+    """Drop from a training split what stands in evaluation splits, or is near it; see `drop_leaks`.
 
     It comes before everything that trains, so that teacher, student and control are denied the same rows. Of pairs
     both texts must stand there together.
@@ -101,6 +101,7 @@ def without_leaks(train, evaluation_splits, training):
         train (`Dataset`): rows to train on.
         evaluation_splits (`Iterable[Dataset]`): splits that models are selected or scored on.
         training (`DistillationArguments`): names the columns.
+        near_threshold (`float`, *optional*): least similarity of near texts; `None` drops equal ones only.
 
     Returns:
         `tuple[Dataset, int]`: the rows left, and how many were dropped.
@@ -109,7 +110,7 @@ def without_leaks(train, evaluation_splits, training):
         ValueError: if no row is left.
     """
     columns = training.text_column, training.text_pair_column
-    kept, dropped = drop_leaks(train, texts_of(evaluation_splits, *columns), *columns)
+    kept, dropped = drop_leaks(train, texts_of(evaluation_splits, *columns), *columns, near_threshold)
     if not len(kept):
         raise ValueError(
             f"All {len(train)} training texts stand in the evaluation splits too, so nothing is left to train on: "

@@ -37,6 +37,11 @@ def check_teaching(transfer, training, task):
             f"{', '.join(given)} with losses on hidden states or attention: those ask the teacher in every step, and "
             "nothing is labelled beforehand that could be filtered or hardened. Leave one of the two out."
         )
+    if transfer.drop_disagreements and transfer.self_training_rounds:
+        raise ValueError(
+            f"drop_disagreements with self_training_rounds={transfer.self_training_rounds}: each round has another "
+            "teacher, and the rows would be filtered by none of them. Leave one of the two out."
+        )
     if transfer.drop_disagreements and not (transfer.copies or transfer.rewriting_copies):
         raise ValueError(
             "drop_disagreements without copies: no text is rewritten, so no label can leave that of its original. "
@@ -85,7 +90,8 @@ def train_student(
         trust_remote_code (`bool`): the student may bring its own Python files.
 
     Returns:
-        `tuple[PreTrainedModel, int, list[dict]]`: the student, its optimizer steps, and the facts of the rounds.
+        `tuple[PreTrainedModel, int, DistillationArguments, list[dict]]`: the student, its optimizer steps, the
+        arguments that it was trained with, and the facts of the rounds.
     """
     if transfer.pseudo_labels == "hard":
         training = gold_label_arguments(training, epochs_per_cycle=training.epochs_per_cycle)
@@ -103,7 +109,7 @@ def train_student(
             teacher_tokenizer=teacher[1] if online else None,
             trust_remote_code=trust_remote_code,
         )
-        return model, steps, []
+        return model, steps, training, []
     model, _, rounds = self_train(
         run,
         *teacher,
@@ -118,4 +124,4 @@ def train_student(
     )
     best = next(facts for facts in rounds if facts["is_best"])
     run.once("student", lambda path: shutil.copytree(run.path(f"round-{best['round']}"), path))
-    return model, best["steps"], rounds
+    return model, best["steps"], training, rounds

@@ -1,9 +1,13 @@
 """The arguments that say what a recipe's transfer set is made of."""
 
+import os
 from dataclasses import dataclass, field
 
 from distil_trainer.augmentation.near_duplicates import NEAR_THRESHOLD
+from distil_trainer.augmentation.rule_settings import RuleSettings
 
+# What `--language_model` is called where there is none to start from.
+FROM_SCRATCH = "scratch"
 # What says how a language model is made and how it writes.
 _OF_LANGUAGE_MODELS = (
     "language_model", "language_model_learning_rate", "language_model_num_train_epochs", "language_model_max_steps",
@@ -104,6 +108,36 @@ class TransferSetArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1.")
+        RuleSettings(  # its checks
+            text_column="text",
+            text_pair_column=None,
+            label_column="label",
+            copies=self.copies or 1,
+            mask_probability=self.mask_probability,
+            replace_probability=self.replace_probability,
+            ngram_probability=self.ngram_probability,
+            ngram_lengths=(1, 5),
+            ngram_rule=self.ngram_rule,
+            pool=self.pool,
+            keep_label=False,
+            seed=0,
+        )
+        for name, low, high in (
+            ("near_duplicate_threshold", 0, 1),
+            ("generation_temperature", 0, float("inf")),
+            ("generation_top_p", 0, 1),
+            ("rewriting_share", 0, 1),
+            ("max_entropy_bits", 0, float("inf")),
+        ):
+            value = getattr(self, name)
+            if value is not None and not low < value <= high:
+                raise ValueError(f"{name}={value} must be above {low}" + f" and at most {high}." * (high == 1))
+        for file in self.unlabelled_files or ():
+            if not os.path.isfile(file):
+                raise ValueError(
+                    f"unlabelled_files names {file!r}, which is not a file: give .txt, .csv, .tsv, .jsonl or .parquet "
+                    "files."
+                )
         if self.unlabelled_share is not None and not 0 < self.unlabelled_share < 1:
             raise ValueError(
                 f"unlabelled_share={self.unlabelled_share} must be above 0 and below 1; leave it out to take every "

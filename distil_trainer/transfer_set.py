@@ -5,6 +5,7 @@ import json
 import os
 from itertools import chain
 
+import torch
 from datasets import load_from_disk
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
@@ -12,6 +13,7 @@ from distil_trainer.augmentation import (
     MaskedRewriter,
     RuleAugmenter,
     drop_duplicates_and_leaks,
+    drop_leaks,
     operator_counts,
     texts_of,
 )
@@ -39,22 +41,27 @@ def make_transfer_set(run, train, evaluation_splits, transfer, training, *, anal
         `tuple[Dataset, dict]`: the transfer set, and the report's part `data.transfer`.
     """
     evaluation_splits = list(evaluation_splits)
-    generated = generate_rows(run, train, evaluation_splits, transfer, training) if transfer.generated_rows else None
+    generated, written = None, {}
+    if transfer.generated_rows:
+        generated, written = generate_rows(run, train, evaluation_splits, transfer, training)
 
     def build(path):
         columns = training.text_column, training.text_pair_column
         texts, facts = _texts(train, evaluation_splits, transfer, training)
-        parts = {"labelled": texts}
+        parts = {}
         if transfer.copies:
             parts["labelled"] = _rewrite(texts, _rule_augmenter(texts, transfer, training, analyzer), transfer)
+        elif not transfer.rewriting_copies:  # rewriting brings the originals too
+            parts["labelled"] = texts
         if transfer.rewriting_copies:
             parts["rewritten"] = _rewrite(texts, _masked_rewriter(transfer, training), transfer)
         if generated is not None:
             parts["generated"] = generated
         # Rows that have a source already keep it; the names of the parts are for the others.
-        together = (
-            mix(parts, text_column=columns[0], text_pair_column=columns[1]) if len(parts) > 1 else parts["labelled"]
-        )
+        # Rows that have a source keep it; the names of the parts are for the others.
+        together = next(iter(parts.values()))
+        if len(parts) > 1:
+            together = mix(parts, text_column=columns[0], text_pair_column=columns[1])
         kept, counts = drop_duplicates_and_leaks(
             together,
             texts_of(evaluation_splits, *columns),
@@ -62,6 +69,7 @@ def make_transfer_set(run, train, evaluation_splits, transfer, training, *, anal
             near_threshold=transfer.near_duplicate_threshold,
         )
         kept.save_to_disk(path)
+        facts |= {"generated": written} if written else {}
         facts |= {
             "rows": len(kept),
             "operators": operator_counts(kept) if "operators" in kept.column_names else {"original": len(kept)},
@@ -89,7 +97,19 @@ def _texts(train, evaluation_splits, transfer, training):
         # What stands in the training split goes too, so that the shares are those of different texts.
         known = chain(texts_of(evaluation_splits, *columns), texts_of([train], *columns))
         sources["unlabelled"], counts = drop_duplicates_and_leaks(unlabelled, known, *columns, near_threshold=None)
-        facts = {"unlabelled": {"rows_in": counts["rows_in"], "rows_left": counts["rows_out"]}}
+        # Before they are rewritten: copies of a near text may be less near, and would stay.
+        sources["unlabelled"], near = drop_leaks(
+            sources["unlabelled"],
+            texts_of(evaluation_splits, *columns),
+            *columns,
+            near_threshold=transfer.near_duplicate_threshold,
+        )
+        if not len(sources["unlabelled"]):
+            raise ValueError(
+                f"unlabelled_files={transfer.unlabelled_files}: of {counts['rows_in']} texts none is left that is not "
+                "in the training split or the evaluation splits, or near these. Give other texts."
+            )
+        facts = {"unlabelled": {**counts, "near_evaluation_data": near, "rows_out": counts["rows_out"] - near}}
         if transfer.unlabelled_share is not None:
             shares = {"labelled": 1 - transfer.unlabelled_share, "unlabelled": transfer.unlabelled_share}
     elif not (transfer.generated_rows or transfer.rewriting_copies):
@@ -119,13 +139,14 @@ def _rule_augmenter(texts, transfer, training, analyzer):
 
 def _masked_rewriter(transfer, training):
     return MaskedRewriter(
-        AutoModelForMaskedLM.from_pretrained(transfer.rewriting_model),
+        AutoModelForMaskedLM.from_pretrained(transfer.rewriting_model, dtype=torch.float32).to(training.device),
         AutoTokenizer.from_pretrained(transfer.rewriting_model),
         share=transfer.rewriting_share,
         text_column=training.text_column,
         text_pair_column=training.text_pair_column,
         label_column=training.label_column,
         copies=transfer.rewriting_copies,
+        max_length=training.max_length,
         seed=training.seed,
     )
 

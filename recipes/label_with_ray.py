@@ -137,12 +137,7 @@ def main(argv=None):
     finally:
         ray.shutdown()
     seconds = time.perf_counter() - start
-    written = pyarrow.dataset.dataset(folder, format="parquet", filesystem=files).count_rows()
-    if not arguments.copies and written != num_rows:
-        raise OSError(
-            f"--output {arguments.output} has {written} rows, --input {num_rows}: rows are missing or "
-            "double. Delete the output and start again."
-        )
+    written = count_labelled(arguments, num_rows, files, folder)
     facts = {"rows": written, "seconds": round(seconds, 1), "arguments": asdict(arguments)}
     with files.open(f"{folder}/label_with_ray.json", "w") as file:
         json.dump(facts, file, indent=2)
@@ -171,6 +166,21 @@ def refuse_bad_input(arguments, source, files, folder):
             f"--output {arguments.output} is not empty: rows of two runs would be mixed. Give a new folder, or delete "
             "what a run left that was cut off."
         )
+
+
+def count_labelled(arguments, num_rows, files, folder):
+    """Count the rows written; refuse a result that lacks rows of the input or has some twice."""
+    labelled = pyarrow.dataset.dataset(folder, format="parquet", filesystem=files)
+    # The copies of a text vary in number, but each row of the input is once in the result as it was.
+    is_input = pyarrow.dataset.field("operators") == "original" if arguments.copies else None
+    found = labelled.count_rows(filter=is_input)
+    if found != num_rows:
+        what = "rows of texts as they were" if arguments.copies else "rows"
+        raise OSError(
+            f"--output {arguments.output} has {found} {what}, --input {num_rows} rows: rows are missing or double. "
+            "Delete the output and start again."
+        )
+    return labelled.count_rows()
 
 
 def make_augmenter(arguments, source):

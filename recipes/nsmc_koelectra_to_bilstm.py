@@ -27,6 +27,7 @@ DEFAULTS = {
     "output_dir": "outputs/nsmc_koelectra_to_bilstm",
     "text_column": "document",
     "language": "ko",
+    "drop_empty_texts": True,  # the published files have some
     "teacher_model_name_or_path": "monologg/koelectra-base-v3-discriminator",
     "train_teacher": True,
     "teacher_learning_rate": 5e-5,

@@ -47,7 +47,7 @@ PIPELINE = [
     ["fine_tuning", "scratch_teacher"],
     ["evaluation", "scores"],
     ["export"],
-    ["latency", "report", "tables", "plots", "audit_table", "audit_plot", "model_card", "hub"],
+    ["latency", "report", "tables", "plots", "audit_tables", "audit_plot", "model_card", "hub"],
     ["meta_pseudo_labels"],
     ["transfer_arguments", "recipe_arguments", "hyper_parameters"],
     [

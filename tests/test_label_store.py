@@ -20,6 +20,7 @@ def memory():
     """An object store that lives as long as the test."""
     yield fsspec.filesystem("memory")
     fsspec.filesystem("memory").store.clear()
+    fsspec.filesystem("memory").pseudo_dirs[:] = [""]
 
 
 @pytest.fixture(params=["path", "file://", "memory://"])
@@ -113,7 +114,23 @@ def test_an_object_is_fetched_once(memory, tmp_path, monkeypatch):
     assert len(LogitStore("memory://bucket/store", 1, copies=tmp_path / "reader").read()) == 1
 
 
+def test_no_file_is_kept_open(make_store):
+    for number in range(20):
+        fill(make_store(), [number])
+    before = len(os.listdir("/proc/self/fd"))
+    stored = make_store().read()
+    assert len(stored) == 20
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 # What cannot be written.
+
+
+def test_a_full_disk_of_copies_is_named_and_not_the_url(memory, tmp_path, monkeypatch):
+    store = LogitStore("memory://bucket/store", 1, copies=tmp_path / "copies")
+    monkeypatch.setattr(os, "replace", lambda *arguments: (_ for _ in ()).throw(OSError(errno.ENOSPC, "disk full")))
+    with pytest.raises(OSError, match=f"'{tmp_path}/copies' could not be written .*disk full"):
+        fill(store, [0])
 
 
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):

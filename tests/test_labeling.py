@@ -20,6 +20,7 @@ from datasets.fingerprint import Hasher
 from distil_trainer.label_store import LogitStore, text_keys
 from distil_trainer.labeled_dataset import labeled_dataset_card, push_labeled_dataset, save_labeled_dataset
 from distil_trainer.labeling import TeacherLabeler, _wait_for
+from distil_trainer.processes import process_device
 from distil_trainer.teacher_key import resolve_dtype, teacher_key
 
 
@@ -138,6 +139,31 @@ def test_batches_of_arrays_as_ray_data_gives_them_are_labelled_alike(make_labele
     np.testing.assert_array_equal(given["teacher_logits"], expected["teacher_logits"])
     with pytest.raises(TypeError, match="holds nan in row 1 of the batch"):
         labeler({"sentence": np.array(["good", np.nan], dtype=object)})
+
+
+def test_processes_with_rank_and_world_size_only_label_without_joining_a_group(make_labeler, reviews, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("accelerate.PartialState.__init__", lambda *given, **options: pytest.fail("joined a group"))
+    assert make_labeler()(reviews[:3])["teacher_logits"].shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("environment", "device"),
+    [
+        ({}, "cuda"),
+        ({"RANK": "5", "WORLD_SIZE": "8"}, "cuda:1"),
+        ({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "3"}, "cuda:3"),
+        ({"RANK": "5", "WORLD_SIZE": "8", "ACCELERATE_USE_CPU": "true"}, "cpu"),
+    ],
+)
+def test_processes_take_the_accelerators_of_a_machine_in_turn(monkeypatch, environment, device):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr("torch.accelerator.device_count", lambda: 4)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert process_device() == torch.device(device)
 
 
 def test_a_store_under_a_url_serves_every_machine(make_labeler, reviews, teacher_rows, tmp_path, monkeypatch):

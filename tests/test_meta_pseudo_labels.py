@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 from functools import partial
 
 import learning_teachers
@@ -213,6 +214,16 @@ def test_the_student_s_loss_gives_the_teacher_no_gradient(make_trainer, teacher,
 # The student's step, and the teacher's own
 
 
+class StopAfter(TrainerCallback):
+    """Stop the training after some steps."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == self.steps
+
+
 def test_drawn_labels_teach_the_student_as_gold_labels_would(make_trainer, tokenizer, reviews, monkeypatch, tmp_path):
     draw_always(monkeypatch, [1] * 8)
     trainer = make_trainer(**DESCENT, feedback_weight=0.0)
@@ -272,12 +283,14 @@ def test_in_its_supervised_steps_the_teacher_is_fine_tuned_on_labelled_rows_and_
     make_trainer, teacher, reviews, tokenizer
 ):
     # Adam would blow up the rounding errors of gradients close to zero.
-    given = {"max_steps": 3, "max_grad_norm": 0.0, "adam_epsilon": 1e-3}
-    trainer = make_trainer(teacher_supervised_steps=3, labelled_batch_size=10, **given)
+    given = {"max_steps": 4, "max_grad_norm": 0.0, "adam_epsilon": 1e-3}
+    trainer = make_trainer(
+        given={"callbacks": [StopAfter(3)]}, teacher_supervised_steps=3, labelled_batch_size=10, **given
+    )
     trainer.train()
     optimizer = torch.optim.AdamW(teacher.parameters(), lr=TEACHER_RATE, weight_decay=0.0, eps=1e-3)
     batch = tokenizer(reviews["sentence"][:10], padding=True, return_tensors="pt")
-    for learning_rate in (1e-3, 2e-3 / 3, 1e-3 / 3):
+    for learning_rate in (1e-3, 0.75e-3, 0.5e-3):
         optimizer.param_groups[0]["lr"] = learning_rate
         F.cross_entropy(teacher(**batch).logits, torch.tensor(reviews["label"][:10])).backward()
         optimizer.step()
@@ -285,6 +298,31 @@ def test_in_its_supervised_steps_the_teacher_is_fine_tuned_on_labelled_rows_and_
     assert largest_difference(teacher.state_dict(), trainer.teacher.models[0].state_dict()) < 1e-5
     assert "feedback" in logs_of(trainer)[0]
     assert "teacher_feedback_loss" not in logs_of(trainer)[0]
+
+
+def test_gradients_that_the_teacher_has_from_before_do_not_enter_the_first_step(make_trainer, teacher):
+    trainers = []
+    for left in (False, True):
+        own = copy.deepcopy(teacher)
+        trainer = make_trainer(given={"teacher": own}, **{**DESCENT, "max_steps": 1})
+        for parameter in own.parameters() if left else []:
+            parameter.grad = torch.ones_like(parameter)
+        trainer.train()
+        trainers.append(trainer)
+    assert largest_difference(*map(weights, trainers)) == 0.0
+
+
+def test_the_loss_of_a_batch_can_be_asked_for_outside_of_a_training_and_draws_what_a_first_step_would(make_trainer):
+    trainer = make_trainer(max_steps=1)
+    trainer.model.train()
+    batch = trainer.data_collator([trainer.train_dataset[row] for row in range(4)])
+    start = copy.deepcopy(trainer.model.state_dict())
+    losses = [trainer.compute_loss(trainer.model, batch).item() for _ in range(3)]
+    assert losses[0] == losses[1] == losses[2] > 0
+    trainer.train()
+    assert trainer.state.global_step == 1
+    trainer.model.train().load_state_dict(start)
+    assert math.isfinite(trainer.compute_loss(trainer.model, batch).item())
 
 
 def test_frozen_weights_of_the_teacher_stay_as_they_are_and_its_labels_go_by_their_names(make_trainer, teacher):

@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, HfAr
 
 from distil_trainer.arguments import DistillationArguments
 from distil_trainer.augmentation import RuleAugmenter
+from distil_trainer.collator import DistillationCollator
 from distil_trainer.meta_pseudo_labels import (
     MetaPseudoLabelsArguments,
     MetaPseudoLabelsTrainer,
@@ -321,6 +322,46 @@ def test_the_last_phase_trains_the_student_on_labelled_rows_as_plain_training_wo
     assert largest_difference(plain.model.state_dict(), trainer.model.state_dict()) == 0.0
 
 
+def test_the_last_phase_has_the_collator_and_metrics_of_the_first_and_no_warm_up(make_trainer, reviews, tokenizer):
+    # 4.57 and 5.x take a share of the steps by different names.
+    is_old = "warmup_ratio" in MetaPseudoLabelsArguments.__dataclass_fields__
+    share = {"warmup_ratio" if is_old else "warmup_steps": 0.5}
+    made, seen = [], []
+
+    def preprocess(logits, labels):
+        seen.append(tuple(logits.shape))
+        return logits.argmax(dim=-1)
+
+    class Collator(DistillationCollator):
+        def __call__(self, rows):
+            made.append(len(rows))
+            return super().__call__(rows)
+
+    texts, labels = tokenizer(reviews["sentence"][:10])["input_ids"], reviews["label"][:10]
+    labelled = Dataset.from_dict({"input_ids": texts, "label": labels})
+    trainer = make_trainer(
+        given={
+            "train_dataset": labelled.remove_columns("label"),
+            "labelled_dataset": labelled,
+            "eval_dataset": labelled,
+            "processing_class": None,
+            "data_collator": Collator(tokenizer),
+            "compute_metrics": lambda answers: {"share": float((answers.predictions == answers.label_ids).mean())},
+            "preprocess_logits_for_metrics": preprocess,
+        },
+        max_steps=1,
+        fine_tuning_epochs=2.0,
+        **share,
+    )
+    trainer.train()
+    made.clear()
+    phase = trainer.fine_tune_student()
+    assert made == [8, 2, 8, 2]
+    assert [log["learning_rate"] for log in logs_of(phase)][0] == 1e-3
+    assert 0 <= phase.evaluate()["eval_share"] <= 1
+    assert seen == [(8, 2), (2, 2)]
+
+
 def test_every_argument_can_be_given_on_the_command_line():
     (args,) = HfArgumentParser(MetaPseudoLabelsArguments).parse_args_into_dataclasses(
         "--output_dir out --student_targets soft --feedback dot_product --teacher_lr_scheduler_type cosine "
@@ -342,7 +383,10 @@ def test_every_argument_can_be_given_on_the_command_line():
         ({"feedback_weight": math.inf}, "feedback_weight=inf: it must be at least 0, and finite"),
         ({"consistency_ramp_share": 1.5}, "consistency_ramp_share=1.5: it must be at least 0 and at most 1"),
         ({"feedback_momentum": 1.0}, r"feedback_momentum=1.0: it must be in \[0, 1\)"),
+        ({"auto_find_batch_size": True}, "auto_find_batch_size=True: where memory is short"),
         ({"logit_loss": "kl"}, "logit_loss='kl' with student_targets='sampled'"),
+        ({"temperature": 4.0}, "temperature=4.0 and final_temperature=None with student_targets='sampled'"),
+        ({"final_temperature": 1.0}, "temperature=2.0 and final_temperature=1.0 with student_targets='sampled'"),
         ({"hidden_loss_weight": 1.0}, "those of a teacher that learns were never tried"),
         ({"consistency_weight": 1.0}, "consistency_weight=1.0 with augmented_text_column=None"),
         ({"augmented_text_column": "rewritten"}, "consistency_weight=0.0 with augmented_text_column='rewritten'"),
@@ -397,6 +441,8 @@ def test_models_and_data_that_do_not_fit_are_refused_before_anything_is_done(
         make_trainer(scores)
     with pytest.raises(ValueError, match="train_dataset has no column augmented_text_column='rewritten'"):
         make_trainer(student, **CONSISTENT)
+    with pytest.raises(ValueError, match="logit_loss_weight=0: the student would learn nothing from what the teacher"):
+        make_trainer(student, {"train_dataset": reviews}, logit_loss_weight=0.0, hard_label_weight=1.0)
     with pytest.raises(TypeError, match="labelled_dataset is a list"):
         make_trainer(student, {"labelled_dataset": [{"sentence": "a film"}]})
     with pytest.raises(TypeError, match="must be a `MetaPseudoLabelsArguments`"):
@@ -406,12 +452,18 @@ def test_models_and_data_that_do_not_fit_are_refused_before_anything_is_done(
 
 
 def test_fewer_labelled_rows_a_step_than_processes_are_refused(teacher, reviews):
-    args = SimpleNamespace(labelled_batch_size=3, world_size=4, augmented_text_column=None)
+    args = SimpleNamespace(labelled_batch_size=3, world_size=4, augmented_text_column=None, distils_logits=True)
     with pytest.raises(ValueError, match="labelled_batch_size=3 and 10 labelled rows for 4 processes"):
         check_meta_pseudo_labels(make_student(), [teacher], args, reviews, reviews.select(range(10)))
     args.labelled_batch_size = 32
     with pytest.raises(ValueError, match="labelled_batch_size=32 and 2 labelled rows for 4 processes"):
         check_meta_pseudo_labels(make_student(), [teacher], args, reviews, reviews.select(range(2)))
+
+
+def test_a_training_in_which_no_feedback_would_ever_come_is_refused(make_trainer):
+    # 48 rows make 6 batches.
+    with pytest.raises(ValueError, match="teacher_supervised_steps=6 of 6 steps: the teacher would learn"):
+        make_trainer(num_train_epochs=1, teacher_supervised_steps=6).train()
 
 
 def test_two_lines_pair_the_rows_of_a_rule_augmenter_with_their_parents(make_trainer, reviews):

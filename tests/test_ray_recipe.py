@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import fsspec
 import numpy as np
 import psutil
 import pytest
@@ -105,6 +106,22 @@ def test_a_worker_that_is_killed_in_the_middle_changes_nothing(many_reviews, ray
     logits = [np.array(rows["teacher_logits"][:]) for rows in (found, plain)]
     np.testing.assert_allclose(*logits, atol=1e-5)
     assert json.loads((out / "label_with_ray.json").read_text())["rows"] == len(plain)
+
+
+@needs_ray
+@pytest.mark.parametrize("copies", ["0", "2"])
+def test_rows_that_are_missing_or_double_are_refused(ray_arguments, reviews, tmp_path, copies):
+    recipe = load_recipe("label_with_ray")
+    (arguments,) = recipe.parse_arguments(recipe.RayArguments, [*ray_arguments, "--copies", copies])
+    (tmp_path / "out").mkdir()
+    kept = reviews.add_column("operators", ["original"] * 48)
+    kept.to_parquet(tmp_path / "out" / "a.parquet")
+    if copies == "2":
+        reviews.add_column("operators", ["mask"] * 48).to_parquet(tmp_path / "out" / "b.parquet")
+    place = fsspec.filesystem("file"), str(tmp_path / "out")
+    assert recipe.count_labelled(arguments, 48, *place) == (96 if copies == "2" else 48)
+    with pytest.raises(OSError, match="has 48 rows.*, --input 49 rows: rows are missing or double"):
+        recipe.count_labelled(arguments, 49, *place)
 
 
 @needs_ray

@@ -79,8 +79,17 @@ def test_the_readmes_dozen_lines_run_unmodified(served, tmp_path):
     assert pushed["model.safetensors"] == (work / "out/model.safetensors").read_bytes()
 
 
-def test_the_readmes_two_tokenizers_run_unmodified(served, tmp_path):
+def test_the_readmes_transfer_set_is_made_unmodified(served, tmp_path):
     block = _blocks("python")[1]
+    lines = [f"comment {number} is about quite another thing" for number in range(40)]
+    (tmp_path / "comments.txt").write_text("\n".join(lines))
+    result = served.run(f"import os\nos.chdir({str(tmp_path)!r})\n{block}\nprint(len(transfer_set))", tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "mask" in result.stdout and int(result.stdout.split()[-1]) > 40
+
+
+def test_the_readmes_two_tokenizers_run_unmodified(served, tmp_path):
+    block = _blocks("python")[2]
     tokenizer = byte_level_tokenizer()
     student = DistilBertForSequenceClassification(
         DistilBertConfig(
@@ -96,7 +105,7 @@ def test_the_readmes_two_tokenizers_run_unmodified(served, tmp_path):
 
 
 def test_the_readmes_student_that_is_no_transformer_runs_unmodified(served, tmp_path):
-    _, _, block = _blocks("python")
+    _, _, _, block = _blocks("python")
     result = served.run(f"import os\nos.chdir({str(tmp_path)!r})\n{block}\nprint(classify('good film'))", tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "'label': '" in result.stdout.splitlines()[-1]

@@ -9,14 +9,15 @@ import sys
 import time
 from pathlib import Path
 
+import fsspec
 import pytest
-from datasets import ClassLabel, List, Value, concatenate_datasets, load_dataset
+from datasets import ClassLabel, Dataset, Features, List, Value, concatenate_datasets, load_dataset
 from fsspec.implementations.local import LocalFileSystem
 
 from distil_trainer import sharded_map
 from distil_trainer.augmentation import RuleAugmenter
 from distil_trainer.labeling import TeacherLabeler
-from distil_trainer.processes import check_shared
+from distil_trainer.processes import check_shared, is_gone, process_mark
 from distil_trainer.sharded_map import map_shards
 from distil_trainer.shared_folder import SharedFolder
 
@@ -108,15 +109,13 @@ def test_urls_of_fsspec_are_written_and_read(reviews, augmenter, augmentation, t
 
 
 def test_one_process_of_several_makes_its_own_and_then_what_the_dead_left(reviews, tmp_path, monkeypatch):
-    monkeypatch.setattr(sharded_map, "_LEAST_PATIENCE_S", 0.0)
-    monkeypatch.setattr(sharded_map, "_SECONDS_BETWEEN_LOOKS", 0.01)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "3")
     function = Upper()
     files = map_shards(reviews, function, tmp_path / "out", rows_per_shard=5)
     assert function.rows == 48
     by_age = [files.index(file) for file in sorted(files, key=lambda file: os.stat(file).st_mtime_ns)]
-    assert by_age[:4] == [1, 4, 7, 8]  # 8 is not the next one of a process that may be alive, 0 is
+    assert by_age[:4] == [1, 4, 7, 6]  # the first of others would be the next one of a process that is alive
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert map_shards(reviews, function, tmp_path / "out", rows_per_shard=5) == files
     assert function.rows == 48
@@ -125,12 +124,202 @@ def test_one_process_of_several_makes_its_own_and_then_what_the_dead_left(review
 def test_the_last_shards_of_others_are_waited_for(reviews, tmp_path, monkeypatch):
     files = map_shards(reviews, Upper(), tmp_path / "out", rows_per_shard=24)
     late = Path(files[0]).rename(tmp_path / "late")
+    Path(f"{files[0]}.elsewhere_1_aa.claim").touch()
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(time, "sleep", lambda seconds: late.rename(files[0]))
     function = Upper()
     assert map_shards(reviews, function, tmp_path / "out", rows_per_shard=24) == files
     assert function.rows == 0
+    assert sorted(tmp_path.glob("out/*")) == [Path(file) for file in files]
+
+
+# Claims.
+
+
+class Waited(Exception):
+    """Instead of a second of waiting."""
+
+
+@pytest.fixture
+def shards(tmp_path, monkeypatch):
+    """Functions that start a process's turns over some shards, and that finish a shard."""
+
+    def wait(seconds):
+        raise Waited
+
+    monkeypatch.setattr(time, "sleep", wait)
+    folder, names = SharedFolder(tmp_path), [f"shard-{number}.parquet" for number in range(12)]
+    return (
+        lambda rank=0, num_processes=1: sharded_map._turns(folder, names, rank, num_processes),
+        lambda number: (tmp_path / names[number]).touch(),
+    )
+
+
+def test_two_runs_of_one_call_share_the_shards(shards, tmp_path):
+    start, finish = shards
+    runs, made = [start(), start()], []
+    for _ in range(6):
+        made += [next(run)[0] for run in runs]
+        finish(made[-2])
+        finish(made[-1])
+    assert sorted(made) == list(range(12))
+    assert [list(run) for run in runs] == [[], []]
+    assert not list(tmp_path.glob("*.claim"))
+
+
+def test_idle_processes_take_different_shards_or_wait(shards):
+    start, finish = shards
+    for number in range(12):
+        if number not in (3, 11):  # of rank 3 of 8
+            finish(number)
+    ranks, taken = [start(rank, 8) for rank in range(8)], []
+    for rank in ranks:
+        try:
+            taken.append(next(rank)[0])
+        except Waited:
+            continue
+    assert sorted(taken) == [3, 11]
+
+
+def test_a_claim_of_a_process_that_ended_is_void_at_once(reviews, tmp_path, monkeypatch):
+    def die(batch):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(SharedFolder, "remove", lambda self, name: None)
+        map_shards(reviews, die, tmp_path / "out")
+    (claim,) = (tmp_path / "out").iterdir()
+    function = Upper()
+    (name,) = map_shards(reviews, function, tmp_path / "another")
+    claim.rename(tmp_path / "out" / f"{Path(name).name}.{sharded_map._mark(claim.name)}.claim")
+    monkeypatch.setattr("psutil.pid_exists", lambda pid: False)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waited for the dead"))
+    (name,) = map_shards(reviews, function, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == [Path(name)]
+
+
+def test_a_claim_from_elsewhere_is_void_after_a_time(reviews, tmp_path, monkeypatch):
+    (file,) = map_shards(reviews, Upper(), tmp_path / "out")
+    Path(file).rename(f"{file}.elsewhere_1_aa.claim")
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + 30.0))
+    function = Upper()
+    assert map_shards(reviews, function, tmp_path / "out") == [file]
+    assert (function.rows, clock[0]) == (48, 60.0)
+    assert list((tmp_path / "out").iterdir()) == [Path(file)]
+
+
+def test_of_two_claims_at_the_same_moment_one_holds(reviews, tmp_path, monkeypatch):
+    (file,) = map_shards(reviews, Upper(), tmp_path / "out")
+    late = Path(file).rename(tmp_path / "late")
+    touch = SharedFolder.touch
+
+    def both_touch(self, name):
+        Path(f"{file}.!_1_aa.claim").touch()
+        touch(self, name)
+
+    monkeypatch.setattr(SharedFolder, "touch", both_touch)
+    monkeypatch.setattr(time, "sleep", lambda seconds: late.rename(file))
+    function = Upper()
+    assert map_shards(reviews, function, tmp_path / "out") == [file]
+    assert function.rows == 0
+
+
+def test_a_mark_tells_of_this_machine_who_is_gone(monkeypatch):
+    monkeypatch.setattr("socket.gethostname", lambda: "node-1.a_cluster")
+    mark = process_mark()
+    assert not is_gone(mark)
+    assert sharded_map._mark(f"shard-00000-of-00001-ab.parquet.{mark}.claim") == mark
+    monkeypatch.setattr("psutil.pid_exists", lambda pid: pid != os.getpid())
+    assert is_gone(mark)
+    assert not is_gone(f"other{mark}") and not is_gone("anything")
+
+
+def test_scratch_folders_of_the_dead_are_removed(reviews, tmp_path, monkeypatch):
+    cache = tmp_path / "datasets_cache" / "distil_trainer"
+    mark = process_mark()
+    for name in (f"shard-{mark}.ab", "shard-elsewhere_1_aa.ab"):
+        (cache / name).mkdir(parents=True)
+    map_shards(reviews, Upper(), tmp_path / "out")
+    assert len(list(cache.iterdir())) == 2
+    monkeypatch.setattr("psutil.pid_exists", lambda pid: False)
+    map_shards(reviews, Upper(), tmp_path / "out")
+    assert [path.name for path in cache.iterdir()] == ["shard-elsewhere_1_aa.ab"]
+
+
+# Shards that differ.
+
+
+class Long(Upper):
+    def __call__(self, batch):
+        self.rows += len(batch["sentence"])
+        return {"sentence": [text for text in batch["sentence"] if len(text) > 2]}
+
+
+def test_shards_without_rows_are_left_out_and_not_made_again(tmp_path):
+    rows, function = Dataset.from_dict({"sentence": ["a", "b", "longer", "texts", "c"]}), Long()
+    files = map_shards(rows, function, tmp_path / "out", rows_per_shard=2)
+    assert len(files) == 1
+    assert loaded(files)["sentence"][:] == ["longer", "texts"]
+    assert map_shards(rows, function, tmp_path / "out", rows_per_shard=2) == files
+    assert function.rows == 5
+
+
+def test_shards_whose_derived_columns_differ_are_refused(tmp_path):
+    rows = Dataset.from_dict({"sentence": ["x", "x", "3", "4"]})
+
+    def score(batch):
+        return {"score": [None if text == "x" else text for text in batch["sentence"]]}
+
+    with pytest.raises(ValueError, match="shard-00001.*'score': Value.'string'.*shard-00000.*'null'.*Give features="):
+        map_shards(rows, score, tmp_path / "out", rows_per_shard=2)
+    with pytest.raises(ValueError, match="out/shard-00001.*'score': Value.'string'.*out/shard-00000.*'null'.*Give"):
+        map_shards(rows, score, tmp_path / "out", rows_per_shard=2)  # finished, by processes of one shard each
+    features = Features({"sentence": Value("string"), "score": Value("string")})
+    files = map_shards(rows, score, tmp_path / "other", rows_per_shard=2, features=lambda shard: features)
+    assert loaded(files)["score"][:] == [None, None, "3", "4"]
+
+
+def test_a_corrected_label_is_another_input(tmp_path):
+    def write(labels):
+        rows = {"sentence": ["aaa", "bbb", "ccc", "zzz"], "label": labels}
+        Dataset.from_dict(rows).to_parquet(tmp_path / "a.parquet")
+
+    write([0, 1, 0, 1])
+    map_shards(str(tmp_path / "a.parquet"), Upper(), tmp_path / "out")
+    os.utime(tmp_path / "a.parquet", ns=(0, 0))
+    write([0, 0, 1, 1])
+    with pytest.raises(ValueError, match="of another function, other settings or another input"):
+        map_shards(str(tmp_path / "a.parquet"), Upper(), tmp_path / "out")
+
+
+def test_the_checksum_of_an_object_store_says_whether_it_is_the_same_input(reviews, tmp_path, monkeypatch):
+    memory = fsspec.filesystem("memory")
+    information, checksum = type(memory).info, ["x"]
+    monkeypatch.setattr(type(memory), "info", lambda *given: {**information(*given), "ETag": checksum[0]})
+    (file,) = map_shards(reviews, Upper(), "memory://checksums/input")
+    first = sharded_map._files(file)[1]
+    memory.pipe_file(file, memory.cat_file(file))  # written again, the same
+    assert sharded_map._files(file)[1] == first
+    checksum[0] = "y"
+    assert sharded_map._files(file)[1] != first
+
+
+def test_a_shard_that_came_meanwhile_is_not_written_again(reviews, tmp_path, monkeypatch):
+    (file,) = map_shards(reviews, Upper(), tmp_path / "out")
+    late = Path(file).rename(tmp_path / "late")
+    before = os.stat(late).st_mtime_ns
+    to_parquet = Dataset.to_parquet
+
+    def slow(self, path):
+        late.rename(file)
+        return to_parquet(self, path)
+
+    monkeypatch.setattr(Dataset, "to_parquet", slow)
+    assert map_shards(reviews, Upper(), tmp_path / "out") == [file]
+    assert os.stat(file).st_mtime_ns == before
 
 
 def test_a_full_disk_leaves_nothing_half_written_and_the_next_start_goes_on(reviews, tmp_path, monkeypatch):
@@ -196,14 +385,16 @@ def test_the_input_folder_is_refused_as_output(parquet_files):
         map_shards(f"{parquet_files}/*", Upper(), parquet_files)
 
 
-def test_other_runs_that_write_at_the_same_time_are_found_at_the_end(reviews, tmp_path):
+def test_other_runs_that_write_at_the_same_time_are_found_at_the_next_shard(reviews, tmp_path):
     class Disturbed(Upper):
         def __call__(self, batch):
             (tmp_path / "out" / "shard-of-another.parquet").touch()
             return super().__call__(batch)
 
-    with pytest.raises(ValueError, match="such as shard-of-another.parquet"):
-        map_shards(reviews, Disturbed(), tmp_path / "out")
+    function = Disturbed()
+    with pytest.raises(ValueError, match='such as shard-of-another.parquet.*TeacherLabeler with dtype="auto"'):
+        map_shards(reviews, function, tmp_path / "out", rows_per_shard=10)
+    assert function.rows == 10
 
 
 def test_other_sources_are_refused(reviews, parquet_files, tmp_path):
@@ -215,10 +406,52 @@ def test_other_sources_are_refused(reviews, parquet_files, tmp_path):
         map_shards(reviews.select([]), Upper(), tmp_path / "out")
     with pytest.raises(ValueError, match="source has no rows"):
         map_shards(f"{parquet_files}/part-1.parquet", Upper(), tmp_path / "out")
+    with pytest.raises(ValueError, match="source is an empty list"):
+        map_shards([], Upper(), tmp_path / "out")
+    with pytest.raises(ValueError, match=r"source names '.*input', which is a folder.*input/\*.parquet'"):
+        map_shards(str(parquet_files), Upper(), tmp_path / "out")
+    with pytest.raises(ValueError, match="source names file://.*part-0.parquet twice"):
+        map_shards([f"{parquet_files}/part-0.parquet", f"{parquet_files}/*.parquet"], Upper(), tmp_path / "out")
     reviews.rename_column("label", "gold").to_parquet(parquet_files / "part-4.parquet")
     with pytest.raises(ValueError, match="part-4.parquet has the columns .*'gold'.*but .*part-0.parquet has"):
         map_shards(f"{parquet_files}/*", Upper(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_label_names_in_another_order_are_other_columns(reviews, parquet_files, tmp_path):
+    names = ClassLabel(names=["positive", "negative"])
+    other = reviews.cast_column("label", Value("int64")).cast_column("label", names)
+    other.to_parquet(parquet_files / "part-4.parquet")
+    with pytest.raises(ValueError, match="part-4.parquet has the columns .*'positive', 'negative'.*but .*part-0.parq"):
+        map_shards(f"{parquet_files}/*", Upper(), tmp_path / "out")
+
+
+def test_brackets_in_a_path_are_no_pattern(reviews, tmp_path):
+    reviews.to_parquet(tmp_path / "in[1]" / "a.parquet")
+    for number, source in enumerate(("in[1]/a.parquet", "in[1]/*.parquet")):
+        assert len(map_shards(str(tmp_path / source), Upper(), tmp_path / f"out{number}")) == 1
+    with pytest.raises(ValueError, match=r"output_url='.*\[1\]' has one of the characters"):
+        map_shards(reviews, Upper(), tmp_path / "out[1]")
+
+
+def test_a_file_system_that_moves_nothing_onto_a_name_keeps_the_first_file(tmp_path, monkeypatch):
+    folder, memory = SharedFolder("memory://moves"), fsspec.filesystem("memory")
+    folder._puts_whole_objects, move = False, memory.mv
+
+    def move_to_new_names(source, target):
+        if memory.exists(target) or not memory.exists(source):
+            raise OSError("Failure")
+        move(source, target)
+
+    monkeypatch.setattr(memory, "mv", move_to_new_names)
+    (tmp_path / "content").write_text("content")
+    for _ in range(2):
+        folder.put(tmp_path / "content", "name")
+        assert memory.ls("/moves", detail=False) == ["/moves/name"]
+    monkeypatch.setattr(memory, "mv", lambda source, target: move_to_new_names("none", target))
+    with pytest.raises(OSError, match="could not be written .Failure"):
+        folder.put(tmp_path / "content", "other")
+    assert memory.ls("/moves", detail=False) == ["/moves/name"]
 
 
 def test_a_function_without_a_hash_is_refused(reviews, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset, Features, Sequence, Value
 
 from distil_trainer.audit_plot import plot_transfer_audit
-from distil_trainer.audit_table import audit_table
+from distil_trainer.audit_tables import audit_table
 from distil_trainer.transfer_audit import audit_transfer_set
 from distil_trainer.transfer_filter import filter_transfer_set
 

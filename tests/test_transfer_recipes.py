@@ -43,7 +43,8 @@ def comments(tmp_path, reviews):
 def test_unlabelled_texts_join_in_the_share_asked_for_and_are_rewritten_too(run_with, comments):
     report, transfer = run_with("--unlabelled_files", comments, "--unlabelled_share", "0.25")
     facts = report["data"]["transfer"]
-    assert facts["unlabelled"] == {"rows_in": 30, "rows_left": 28}
+    assert facts["unlabelled"]["rows_in"] == 30 and facts["unlabelled"]["in_evaluation_data"] == 2
+    assert facts["unlabelled"]["rows_out"] == 28
     originals = transfer.filter(lambda row: row["operators"] == "original")
     sources = originals["source"][:]
     assert sources.count("unlabelled") * 3 == pytest.approx(sources.count("labelled"), abs=3)
@@ -90,12 +91,33 @@ def test_hard_pseudo_labels_teach_without_logits(run_with, tmp_path):
     assert counts["pseudo_labels"] > 0 and counts["gold_labels"] > 0
     log = json.loads((tmp_path / "out" / "work" / "student" / "trainer_state.json").read_text())["log_history"]
     assert not any("logit_mse" in entry for entry in log)
+    assert report["training"]["hard_label_weight"] == 1.0 and report["training"]["logit_loss_weight"] == 0.0
 
 
 def test_copies_whose_label_left_their_original_can_be_dropped(run_with):
     report, transfer = run_with("--drop_disagreements", "True")
     counts = report["data"]["transfer"]["chosen"]["disagreements"]
     assert counts["rows_in"] == len(transfer) and counts["copies_compared"] > 0
+
+
+def test_copies_of_a_masked_language_model_are_compared_with_their_originals(run_with, tmp_path, teacher, tokenizer):
+    BertForMaskedLM(teacher.config).save_pretrained(tmp_path / "filler")
+    tokenizer.save_pretrained(tmp_path / "filler")
+    words = ["--rewriting_copies", 1, "--rewriting_model", tmp_path / "filler", "--copies", 0]
+    report, _ = run_with(*words, "--drop_disagreements", "True")
+    assert report["data"]["transfer"]["chosen"]["disagreements"]["copies_compared"] > 0
+
+
+def test_texts_near_evaluation_texts_are_denied_to_all_before_they_are_rewritten(run_with, tmp_path):
+    validation = Dataset.from_parquet(str(tmp_path / "validation.parquet"), keep_in_memory=True)
+    rows = ["a rather long evaluation sentence that nobody may train on", *validation["sentence"][1:]]
+    validation.remove_columns("sentence").add_column("sentence", rows).to_parquet(tmp_path / "validation.parquet")
+    (tmp_path / "near.txt").write_text(f"{rows[0]}!\nquite another thing it is that is spoken of here\n")
+    report, transfer = run_with(
+        "--unlabelled_files", tmp_path / "near.txt", "--copies", 8, "--near_duplicate_threshold", 0.6
+    )
+    assert report["data"]["transfer"]["unlabelled"]["near_evaluation_data"] == 1
+    assert not [text for text in transfer["sentence"] if "nobody" in text or "evaluation" in text]
 
 
 def test_the_student_of_the_best_round_is_shipped(run_with, tmp_path):
@@ -122,6 +144,10 @@ def test_a_teacher_from_scratch_reads_the_unlabelled_texts_and_is_fine_tuned(sst
         (["--generation_top_k", "5"], "generation_top_k=5 without --generated_rows"),
         (["--rewriting_share", "0.5"], "rewriting_share=0.5 without --rewriting_copies"),
         (["--rewriting_copies", "2"], "rewriting_copies=2 without --rewriting_model"),
+        (["--mask_probability", "2"], "mask_probability=2.0 is not a probability"),
+        (["--near_duplicate_threshold", "7"], "near_duplicate_threshold=7.0 must be above 0 and at most 1"),
+        (["--generated_rows", "1", "--generation_temperature", "0"], "generation_temperature=0.0 must be above 0"),
+        (["--unlabelled_files", "nowhere.txt"], "'nowhere.txt', which is not a file"),
         (["--pseudo_labels", "harder"], "pseudo_labels='harder': choose soft or hard"),
     ],
 )
@@ -138,6 +164,7 @@ def test_settings_out_of_range_or_without_effect_are_refused(words, message):
             "pseudo_labels='hard' with losses on hidden states",
         ),
         (["--drop_disagreements", "True", "--copies", "0"], "drop_disagreements without copies"),
+        (["--drop_disagreements", "True", "--self_training_rounds", "2"], "with self_training_rounds=2"),
         (["--teacher_from_scratch"], "teacher_from_scratch without train_teacher"),
         (["--scratch_max_steps", "3"], "scratch_max_steps=3 without --teacher_from_scratch"),
     ],

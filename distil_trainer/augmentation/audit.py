@@ -21,8 +21,9 @@ def drop_duplicates_and_leaks(
     """Drop the rows whose text is in evaluation data or near it, and of equal texts all but the first in row order.
 
     Two texts are equal here when they differ only in case and white space, two pairs when both of their texts are, in
-    the same order. What is near says `NearTexts`. Originals are dropped like copies. Texts are read in steps and held
-    as 64-bit hashes: about 50 bytes for each row at the peak.
+    the same order. An original, as the column `operators` says, goes before copies that equal it, wherever they stand.
+    What is near says `NearTexts`. Originals are dropped like copies. Texts are read in steps and held as 64-bit
+    hashes: about 50 bytes for each row at the peak.
 
     Args:
         dataset (`Dataset`): the rows, in the order in which the first one wins.
@@ -55,11 +56,11 @@ def drop_duplicates_and_leaks(
     return dataset if len(kept) == len(dataset) else dataset.select(kept), counts
 
 
-def drop_leaks(dataset, evaluation_texts, text_column="sentence", text_pair_column=None):
+def drop_leaks(dataset, evaluation_texts, text_column="sentence", text_pair_column=None, near_threshold=None):
     """Drop the rows whose text occurs in evaluation data; texts compare as in `drop_duplicates_and_leaks`.
 
-    It is for rows with gold labels, and drops equal texts only: a near one among real texts is often another text with
-    a label of its own ("rate the current series 1 points", "rate the current series 4 points").
+    It is for rows with gold labels, and by default drops equal texts only: a near one among real texts is often
+    another text with a label of its own ("rate the current series 1 points", "rate the current series 4 points").
 
     Args:
         dataset (`Dataset`): rows to train on.
@@ -67,15 +68,17 @@ def drop_leaks(dataset, evaluation_texts, text_column="sentence", text_pair_colu
             `text_pair_column`, tuples of two texts.
         text_column (`str`, *optional*, defaults to `"sentence"`): the column of texts in `dataset`.
         text_pair_column (`str`, *optional*): the column of second texts.
+        near_threshold (`float`, *optional*): drop near texts too; see `drop_duplicates_and_leaks`.
 
     Returns:
         `tuple[Dataset, int]`: the kept rows, in order, and the number of dropped ones.
 
     Raises:
         TypeError: if `evaluation_texts` is one string, or holds pairs where texts are needed or the other way round.
-        ValueError: if a column is missing, or a text is missing.
+        ValueError: if a column is missing, a text is missing, or `near_threshold` is not between 0 and 1.
     """
-    is_leak = find_duplicates_and_leaks(dataset, evaluation_texts, text_column, text_pair_column).is_leak
+    found = find_duplicates_and_leaks(dataset, evaluation_texts, text_column, text_pair_column, near_threshold)
+    is_leak = found.is_leak | found.is_near
     return (dataset.select(np.flatnonzero(~is_leak)), int(is_leak.sum())) if is_leak.any() else (dataset, 0)
 
 
@@ -86,7 +89,7 @@ class Findings:
     Attributes:
         is_leak (`np.ndarray`): whether its text is one of the evaluation data.
         is_near (`np.ndarray`): whether it is near one, and is none.
-        is_repeat (`np.ndarray`): whether an earlier row has the same text.
+        is_repeat (`np.ndarray`): whether another row with the same text goes before it.
         examples (`list[dict]`): some of the near rows, with `row`, `text`, `evaluation_text` and `similarity`; a pair
             is a list of two texts.
         num_evaluation_texts (`int`): how many texts were compared with.
@@ -139,7 +142,13 @@ def find_duplicates_and_leaks(
         row += len(table)
     keys = np.concatenate(keys)
     is_repeat = np.ones(len(keys), bool)
-    is_repeat[np.unique(keys, return_index=True)[1]] = False
+    if "operators" in dataset.column_names:  # a copy gives way to an original, which may have a gold label
+        tables = dataset.select_columns("operators").with_format("arrow").iter(_ROWS_PER_STEP)
+        is_copy = [pc.not_equal(table["operators"], "original").to_numpy() for table in tables]
+        order = np.lexsort((np.concatenate([np.zeros(0, bool), *is_copy]), keys))
+        is_repeat[order[np.unique(keys[order], return_index=True)[1]]] = False
+    else:
+        is_repeat[np.unique(keys, return_index=True)[1]] = False
     return Findings(np.concatenate(leaks), np.concatenate(nears), is_repeat, examples, len(evaluation_keys))
 
 

@@ -182,9 +182,10 @@ def identity(analyzer):
 
 def _tokens(text, compatible_jamo=False):
     """The mask word is one token, tagged as a noun, so that the particle after it is taken for one."""
-    if _END in text:
+    marks = {_BEGIN, _TAG, _END} & set(text)
+    if marks:
         raise ValueError(
-            f"the text has the noncharacter U+{ord(_END):X}, which marks morphemes here: a text in which it stands "
+            f"the text has the noncharacter U+{ord(min(marks)):X}, which marks morphemes here: a text with it "
             "could be read wrongly. No writing uses it: remove it from the text."
         )
     try:

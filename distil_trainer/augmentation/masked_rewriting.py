@@ -142,7 +142,8 @@ class MaskedRewriter:
         columns["operators"] = operators
         if self.label_column in batch:
             labels = list(batch[self.label_column])
-            none = -1 if all(label is None or isinstance(label, int | np.integer) for label in labels) else None
+            given = [label for label in labels if label is not None]
+            none = -1 if given and all(isinstance(label, int | np.integer) for label in given) else None
             columns[self.label_column] = [
                 labels[parent] if operator == "original" else none
                 for parent, operator in zip(parents, operators, strict=True)

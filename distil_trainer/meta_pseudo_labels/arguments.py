@@ -109,18 +109,25 @@ class MetaPseudoLabelsArguments(DistillationArguments):
         Raises:
             ValueError: see the class.
         """
-        self._check_precision()
+        self._check_running()
         super().check()
         self._check_feedback()
         self._check_student()
         self._check_consistency()
 
-    def _check_precision(self):
+    def _check_running(self):
         if self.fp16:
             raise ValueError(
                 "fp16=True: half precision scales the loss, and skips steps that overflow, for one optimizer. Here "
                 "are two, and the feedback of a skipped step would be taken for that of a step. Take bf16=True, or "
                 "leave it out."
+            )
+        if self.auto_find_batch_size:
+            raise ValueError(
+                "auto_find_batch_size=True: where memory is short the training would begin anew with smaller batches "
+                "of unlabelled rows, while the labelled ones stay as large, and feedback_weight would be set for more "
+                "rows than a step has. Lower per_device_train_batch_size, which holds for both; with a greater "
+                "gradient_accumulation_steps a step keeps its rows."
             )
 
     def _check_feedback(self):
@@ -146,6 +153,13 @@ class MetaPseudoLabelsArguments(DistillationArguments):
             raise ValueError(
                 f"logit_loss={self.logit_loss!r} with student_targets='sampled': the student learns drawn labels, by "
                 "cross-entropy, so it would be ignored. Leave logit_loss out, or take student_targets='soft'."
+            )
+        default = type(self).__dataclass_fields__["temperature"].default
+        if self.student_targets == "sampled" and (self.temperature != default or self.final_temperature is not None):
+            raise ValueError(
+                f"temperature={self.temperature} and final_temperature={self.final_temperature} with "
+                "student_targets='sampled': labels are drawn at temperature 1, since the feedback is on the teacher's "
+                "own distribution, so they would be ignored. Leave them out, or take student_targets='soft'."
             )
         if self.distils_states:
             raise ValueError(

@@ -21,6 +21,11 @@ def check_meta_pseudo_labels(student, teachers, args, train_dataset, labelled_da
         ValueError: saying what does not fit.
     """
     _check_teacher(student, teachers)
+    if not args.distils_logits:
+        raise ValueError(
+            "logit_loss_weight=0: the student would learn nothing from what the teacher says, and the teacher would "
+            "get feedback for labels that did nothing. Set it above 0."
+        )
     for what, dataset in (("train_dataset", train_dataset), ("labelled_dataset", labelled_dataset)):
         if dataset is None:
             raise ValueError(
@@ -48,6 +53,24 @@ def check_meta_pseudo_labels(student, teachers, args, train_dataset, labelled_da
             f"train_dataset has no column augmented_text_column={column!r} (its columns are "
             f"{', '.join(train_dataset.column_names)}): the consistency term compares each text with its rewritten "
             "form. Add the column, or set consistency_weight=0."
+        )
+
+
+def check_supervised_steps(args, num_steps):
+    """Refuse a training that ends before the teacher hears of its pseudo-labels.
+
+    Args:
+        args (`MetaPseudoLabelsArguments`): `teacher_supervised_steps`.
+        num_steps (`int`): optimizer steps of the training.
+
+    Raises:
+        ValueError: if all of them are supervised.
+    """
+    if args.teacher_supervised_steps >= num_steps:
+        raise ValueError(
+            f"teacher_supervised_steps={args.teacher_supervised_steps} of {num_steps} steps: the teacher would learn "
+            "from labelled rows alone to the end, and no feedback would ever reach it. Lower it, or train longer; for "
+            "a teacher without feedback set feedback_weight=0."
         )
 
 

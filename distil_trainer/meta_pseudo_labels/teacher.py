@@ -76,6 +76,8 @@ class LearningTeacher(OnlineTeacher):
         self._scheduler = get_scheduler(
             args.teacher_lr_scheduler_type, self._optimizer, args.teacher_warmup_steps, num_steps
         )
+        # The first step would add to what an earlier fine-tuning, or a training that broke off, left there.
+        self._optimizer.zero_grad()
 
     def learn(self, drawn, num_drawn, labelled, num_labelled, feedback, consistency_weight):
         """Make one step down `feedback_weight · feedback · CE(pseudo-labels) + CE(labels) + weight · consistency`.

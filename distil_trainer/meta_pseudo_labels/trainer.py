@@ -11,10 +11,9 @@ from transformers.trainer_utils import SaveStrategy
 
 from distil_trainer.collator import DistillationCollator
 from distil_trainer.data_preparation import datasets_by_name
-from distil_trainer.fine_tuning import fine_tuning_arguments
 from distil_trainer.input_checks import padding_side
 from distil_trainer.meta_pseudo_labels.arguments import MetaPseudoLabelsArguments
-from distil_trainer.meta_pseudo_labels.checks import check_meta_pseudo_labels
+from distil_trainer.meta_pseudo_labels.checks import check_meta_pseudo_labels, check_supervised_steps
 from distil_trainer.meta_pseudo_labels.data import (
     REWRITTEN,
     LabelledBatches,
@@ -23,6 +22,7 @@ from distil_trainer.meta_pseudo_labels.data import (
     drop_rewritten_leaks,
 )
 from distil_trainer.meta_pseudo_labels.feedback import Baseline, draw_uniforms, sample_pseudo_labels
+from distil_trainer.meta_pseudo_labels.last_phase import last_phase_arguments
 from distil_trainer.meta_pseudo_labels.objective import PseudoLabelObjective
 from distil_trainer.meta_pseudo_labels.student import StudentMeasure
 from distil_trainer.meta_pseudo_labels.teacher import LearningTeacher
@@ -119,6 +119,9 @@ class MetaPseudoLabelsTrainer(DistillationTrainer):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         self._given_labelled_dataset = labelled_dataset
+        self._given_collator = data_collator
+        self._given_metrics = (compute_metrics, preprocess_logits_for_metrics)
+        self._drawn = None  # a list within an optimizer step
         self._objective = PseudoLabelObjective(args, self._task, self._draw)
         self._measure = StudentMeasure(self.model, args, self.accelerator.reduce)
         self._baseline = Baseline(args.feedback_momentum)
@@ -128,8 +131,8 @@ class MetaPseudoLabelsTrainer(DistillationTrainer):
     def fine_tune_student(self):
         """Train the student on the labelled rows alone: the last phase, after `train`, in the folder `fine_tuning`.
 
-        It has an optimizer and a log of its own, and keeps the last weights. Labels, order and dropout aside, nothing
-        is drawn; the teacher is not asked.
+        It has an optimizer and a log of its own, no warm-up and no callbacks, and keeps the last weights. Order and
+        dropout aside, nothing is drawn; the teacher is not asked.
 
         Returns:
             `DistillationTrainer`: of that phase, for its `evaluate`, `save_model` and `state.log_history`.
@@ -138,22 +141,22 @@ class MetaPseudoLabelsTrainer(DistillationTrainer):
             Pham et al. 2020, https://arxiv.org/abs/2003.10580, section 2: the student is fine-tuned on
             labelled data last, because it has seen none until then.
         """
-        args = self.args
-        changes = {
-            "output_dir": os.path.join(args.output_dir, "fine_tuning"),
-            "num_train_epochs": args.fine_tuning_epochs,
-            "max_steps": -1,
-            "learning_rate": args.fine_tuning_learning_rate or args.learning_rate,
-            "warmup_steps": 0,
-            "save_strategy": SaveStrategy.NO,
-            "push_to_hub": False,
-        }
+        compute_metrics, preprocess_logits = self._given_metrics
+        args = last_phase_arguments(
+            self.args,
+            output_dir=os.path.join(self.args.output_dir, "fine_tuning"),
+            save_strategy=SaveStrategy.NO,
+            push_to_hub=False,
+        )
         trainer = DistillationTrainer(
             self.model,
-            fine_tuning_arguments(args, select_by=None, **changes),
+            args,
             train_dataset=self._given_labelled_dataset,
             eval_dataset=self._given[1],
             processing_class=self.processing_class,
+            data_collator=self._given_collator,
+            compute_metrics=compute_metrics,
+            preprocess_logits_for_metrics=preprocess_logits,
         )
         trainer.train()
         return trainer
@@ -171,6 +174,7 @@ class MetaPseudoLabelsTrainer(DistillationTrainer):
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         (teacher,) = self._teachers
+        check_supervised_steps(self.args, num_training_steps)
         self.teacher.begin(num_training_steps, decayed=set(self.get_decay_parameter_names(teacher)))
         self._baseline = Baseline(self.args.feedback_momentum)
         return super().create_scheduler(num_training_steps, optimizer)
@@ -207,18 +211,21 @@ class MetaPseudoLabelsTrainer(DistillationTrainer):
             self._signature_columns += [f"{REWRITTEN}{name}" for name in sorted(self.teacher.input_names)]
 
     def _draw(self, batch, teacher_logits):
-        # The place of the batch's first row in the step. Whatever deals out the batches, process after process gets
-        # one, and then each gets its next.
-        args, size = self.args, self._train_batch_size
-        number = len(self._drawn) * args.world_size + args.process_index
-        rows = slice(number * size, number * size + len(teacher_logits))
-        uniforms = draw_uniforms(
-            args.seed, self.state.global_step, size * args.world_size * args.gradient_accumulation_steps
-        )
-        uniforms = torch.from_numpy(uniforms[rows]).to(teacher_logits.device, torch.float32)
+        args, first = self.args, 0
+        if self._drawn is not None:
+            # The place of the batch's first row in the step. Whatever deals out the batches, process after process
+            # gets one, and then each gets its next.
+            first = (len(self._drawn) * args.world_size + args.process_index) * self._train_batch_size
+        uniforms = draw_uniforms(args.seed, self.state.global_step, first + len(teacher_logits))[first:]
+        uniforms = torch.from_numpy(uniforms).to(teacher_logits.device, torch.float32)
         pseudo_labels = sample_pseudo_labels(teacher_logits, uniforms)
-        self._drawn.append((batch, pseudo_labels))
+        if self._drawn is not None:
+            self._drawn.append((batch, pseudo_labels))
         return pseudo_labels
+
+    def _release(self):
+        super()._release()
+        self._drawn = None  # `compute_loss` may be called outside of a training too
 
     def _before_student_step(self):
         batches = self._labelled(self.state.global_step)
@@ -237,7 +244,7 @@ class MetaPseudoLabelsTrainer(DistillationTrainer):
         self._means.add({**measured, "centred_feedback": feedback, **always}, share=1.0, num_batches=1)
         if terms:
             self._means_of_drawn.add(terms, share=1.0, num_batches=1)
-        self._drawn = []
+        self._drawn = None
 
     def _consistency_weight(self, step):
         # It rises from the first step that has it, and is whole at the end of the ramp.
