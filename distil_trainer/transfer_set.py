@@ -10,13 +10,13 @@ from datasets import load_from_disk
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from distil_trainer.augmentation import (
-    MaskedRewriter,
     RuleAugmenter,
     drop_duplicates_and_leaks,
     drop_leaks,
     operator_counts,
     texts_of,
 )
+from distil_trainer.augmentation.masked_rewriting import MaskedRewriter
 from distil_trainer.generated_rows import generate_rows
 from distil_trainer.mixing import inherit_column, mix
 from distil_trainer.stages import short_name

@@ -19,9 +19,9 @@ SMALL = {
     "embedding_bag": "{embedding_size: 16}",
     "glove_cnn": "{num_filters: 32, embedding_size: 16}",
 }
-# The others have tests of their own: test_glue_recipe.py, test_korean_recipes.py.
+# The others have tests of their own: test_glue_recipe.py, test_korean_recipes.py, test_transfer_recipes.py.
 NETWORK_RECIPES = sorted(
-    path.stem for path in RECIPES.glob("s*.py") if "NETWORK_DEFAULTS" in path.read_text(encoding="utf-8")
+    path.stem for path in RECIPES.glob("s*_to_*.py") if "NETWORK_DEFAULTS" in path.read_text(encoding="utf-8")
 )
 
 

@@ -71,6 +71,18 @@ def test_a_language_model_writes_rows_and_learns_first(run_with, tmp_path):
     assert (tmp_path / "out" / "work" / "language_model" / "model.safetensors").is_file()
 
 
+def test_the_recipe_of_generated_texts_goes_the_whole_road(sst2_arguments, tmp_path):
+    tokenizer = word_tokenizer()
+    writing_model(tokenizer).save_pretrained(tmp_path / "writer")
+    tokenizer.save_pretrained(tmp_path / "writer")
+    place = sst2_arguments.index("--student_layers")
+    arguments = sst2_arguments[:place] + sst2_arguments[place + 3 :]
+    words = ["--generated_rows", "12", "--language_model", str(tmp_path / "writer"), "--language_model_max_steps", "1"]
+    small = ["--student_config", "{lstm_size: 16, classifier_size: 16, embedding_size: 16}", "--max_length", "20"]
+    report = load_recipe("sst2_generated_transfer_set").main([*arguments, *words, *small, "--copies", "0"])
+    assert report["data"]["transfer"]["operators"].keys() == {"original", "generated"}
+
+
 @pytest.mark.slow
 def test_a_language_model_from_scratch_needs_no_checkpoint(run_with):
     words = ["--generated_rows", 4, "--language_model", "scratch", "--language_model_num_train_epochs", 20]

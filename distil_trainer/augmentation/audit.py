@@ -144,7 +144,7 @@ def find_duplicates_and_leaks(
     is_repeat = np.ones(len(keys), bool)
     if "operators" in dataset.column_names:  # a copy gives way to an original, which may have a gold label
         tables = dataset.select_columns("operators").with_format("arrow").iter(_ROWS_PER_STEP)
-        is_copy = [pc.not_equal(table["operators"], "original").to_numpy() for table in tables]
+        is_copy = [pc.fill_null(pc.not_equal(table["operators"], "original"), True).to_numpy() for table in tables]
         order = np.lexsort((np.concatenate([np.zeros(0, bool), *is_copy]), keys))
         is_repeat[order[np.unique(keys[order], return_index=True)[1]]] = False
     else:
