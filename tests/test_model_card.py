@@ -120,8 +120,8 @@ def test_figures_counts_and_origins_are_in_the_text():
         "| model.onnx | fp32 | 69.7 MB | 87.7 | 0.0 | 100.0 | passed |",
         "| model_quantized.onnx | int8 dynamic | 17.6 MB | 87.5 | −0.2 | 99.4 | passed, chosen |",
         "| train | `train.parquet` | 67,349 | `aaaa` |",
-        "190,000 rows (by operator: original 67,000, mask 123,000), after dropping 1,203 that stood there already "
-        "and 12 that stand in evaluation data. Settings: `copies=2`, `seed=13`.",
+        "190,000 rows (by operator: original 67,000, mask 123,000), after dropping 1,203 that stood there already, "
+        "12 that stand in evaluation data and 5 that are near evaluation data. Settings: `copies=2`, `seed=13`.",
         "| `learning_rate` | 8e-05 |",
         "```bash\naccelerate launch recipes/sst2_electra_to_distilbert.py --num_train_epochs 1\n```",
         "Teacher: minilm-sst2, weights' fingerprint `0123456789abcdef`. Run of 2026-11-21T09:00:00+00:00. Trained on "
