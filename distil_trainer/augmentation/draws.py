@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+from distil_trainer.augmentation.splitmix import GOLDEN, mix, unit_interval
+
 _NUM_WINDOWS = 2**20
 
 
@@ -17,10 +18,10 @@ def uniform(seed, *coordinates):
     Returns:
         `np.ndarray` of float64 in (0, 1), in the coordinates' common shape, which has at least one dimension.
     """
-    state = _mix(np.array([seed % 2**64], np.uint64))
+    state = mix(np.array([seed % 2**64], np.uint64))
     for coordinate in coordinates:
-        state = _mix(state + _GOLDEN * np.atleast_1d(coordinate).astype(np.uint64))
-    return ((state >> np.uint64(11)) + 0.5) * 2.0**-53
+        state = mix(state + GOLDEN * np.atleast_1d(coordinate).astype(np.uint64))
+    return unit_interval(state) + 2.0**-54
 
 
 class TokenDraws:
@@ -64,11 +65,3 @@ class TokenDraws:
             )
         first = (uniform(self._seed, *coordinates) * _NUM_WINDOWS).astype(np.int64)
         return scores + self._windows[torch.from_numpy(first).to(scores.device)]
-
-
-def _mix(state):
-    """SplitMix64 (Steele, Lea, Flood 2014): a bijection of 64-bit integers that looks random."""
-    state = state + _GOLDEN
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))

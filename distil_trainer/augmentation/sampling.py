@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from distil_trainer.augmentation.corpus import CodedCorpus
+from distil_trainer.augmentation.splitmix import GOLDEN, mix, unit_interval
 
 OPERATORS = ("mask", "replace", "ngram")  # bit 0, 1, 2 of `Copies.operators`
 _WORD_DRAW, _WORD_CHOICE, _WORD_ORDER = range(3)
@@ -84,7 +85,7 @@ def _sample(batch, rows, parents, numbers, pool, settings):
     lengths = batch.lengths[texts]
     copy_of, position = _ranges(lengths)
     source = (np.cumsum(batch.lengths) - batch.lengths)[texts][copy_of] + position
-    word_keys = keys[copy_of] + _GOLDEN * (4 * position.astype(np.uint64) + np.uint64(4))
+    word_keys = keys[copy_of] + GOLDEN * (4 * position.astype(np.uint64) + np.uint64(4))
     words = batch.words[source]
 
     masked, replaced = _draw_edits(batch, source, copy_of, lengths, word_keys, pool, settings)
@@ -183,22 +184,11 @@ def _ranges(counts):
 
 def _copy_keys(seed, rows, numbers, sides):
     """Return the keys of copies, shape `(s, k)`; second texts draw like copies of numbers that no first text has."""
-    row_keys = _mix(_mix(np.array([seed % 2**64], np.uint64)) + _GOLDEN * rows.astype(np.uint64))
+    row_keys = mix(mix(np.array([seed % 2**64], np.uint64)) + GOLDEN * rows.astype(np.uint64))
     numbers = numbers.astype(np.uint64) + (sides.astype(np.uint64) << np.uint64(63))
-    return _mix(row_keys + _GOLDEN * numbers)
+    return mix(row_keys + GOLDEN * numbers)
 
 
 def _uniform(keys, purpose):
     """Draws from [0, 1) for one of the purposes at the top of the file."""
-    return (_mix(keys + _GOLDEN * np.array([purpose], np.uint64)) >> np.uint64(11)) * 2.0**-53
-
-
-def _mix(state):
-    """SplitMix64 (Steele, Lea, Flood 2014): a bijection of 64-bit integers that looks random."""
-    state = state + _GOLDEN
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
-
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+    return unit_interval(mix(keys + GOLDEN * np.array([purpose], np.uint64)))

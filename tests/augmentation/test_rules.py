@@ -14,7 +14,7 @@ from datasets.fingerprint import Hasher
 
 from distil_trainer.augmentation import rules, sampling
 from distil_trainer.augmentation.rules import RuleAugmenter
-from distil_trainer.augmentation.sampling import _mix
+from distil_trainer.augmentation.splitmix import mix
 
 SENTENCES = [
     "the film is great , the plot was poor and the actor is Brilliant",
@@ -258,7 +258,7 @@ def test_rows_depend_on_seed_and_row_index(dataset, tag_words):
 
 def test_random_numbers_are_those_of_splitmix64():
     states = np.array([1234567], np.uint64) + np.uint64(0x9E3779B97F4A7C15) * np.arange(3, dtype=np.uint64)
-    assert _mix(states).tolist() == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    assert mix(states).tolist() == [6457827717110365317, 3203168211198807973, 9817491932198370423]
 
 
 def test_texts_outside_the_corpus_are_analyzed_when_they_come(tag_words):
