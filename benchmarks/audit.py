@@ -26,6 +26,7 @@ from datasets import Dataset
 
 from distil_trainer.audit_tables import audit_table
 from distil_trainer.augmentation.audit import drop_duplicates_and_leaks
+from distil_trainer.report import write_atomically
 from distil_trainer.transfer_audit import audit_transfer_set
 from distil_trainer.transfer_filter import filter_transfer_set
 
@@ -65,9 +66,7 @@ def main(argv=None):
         report["loop"] = measure_loop(Dataset.from_file(arrow_file), texts_in(args, "validation"))
     report["load_average"] = os.getloadavg()
     if args.output:
-        temporary = Path(f"{args.output}.tmp")
-        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, args.output)
+        write_atomically(args.output, json.dumps(report, indent=2) + "\n")
     print_report(report)
     return report
 

@@ -19,6 +19,7 @@ from datasets import Dataset, load_dataset
 from distil_trainer.augmentation.analyzers import analyze_texts
 from distil_trainer.augmentation.audit import drop_duplicates_and_leaks, operator_counts
 from distil_trainer.augmentation.rules import RuleAugmenter
+from distil_trainer.report import write_atomically
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 LOOP_TEXTS = 2000
@@ -45,9 +46,7 @@ def main(argv=None):
     report["load_average"] = os.getloadavg()
     print_table(report)
     if args.output:
-        temporary = Path(f"{args.output}.tmp")
-        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, args.output)
+        write_atomically(args.output, json.dumps(report, indent=2) + "\n")
     return report
 
 

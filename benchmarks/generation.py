@@ -23,6 +23,7 @@ from distil_trainer.augmentation.draws import uniform
 from distil_trainer.augmentation.generation import first_token_counts
 from distil_trainer.augmentation.language_model import fine_tune_language_model
 from distil_trainer.augmentation.small_gpt2 import small_gpt2
+from distil_trainer.report import write_atomically
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 MAX_LENGTH = 128
@@ -50,9 +51,7 @@ def main(argv=None):
     report = measure(options, model, tokenizer, first_token_counts(texts, tokenizer))
     print_table(report)
     if options.output:
-        temporary = Path(f"{options.output}.tmp")
-        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, options.output)
+        write_atomically(options.output, json.dumps(report, indent=2) + "\n")
     return report
 
 

@@ -11,7 +11,6 @@ ends, and a second start goes on with the runs that are missing.
 import argparse
 import itertools
 import json
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -33,6 +32,7 @@ from distil_trainer import (
     load_classifier,
     student_from_teacher,
 )
+from distil_trainer.report import write_atomically
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 LAYERS = [2, 4, 6]
@@ -172,10 +172,7 @@ class Study:
             "last_terms": losses[-1],
             "logits": prediction.predictions.round(4).tolist(),
         }
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.output.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.results))
-        os.replace(temporary, self.output)
+        write_atomically(self.output, json.dumps(self.results))
         print(f"{key}: {prediction.metrics['test_accuracy']:.4f} in {seconds:.0f} s", flush=True)
 
     def make_student(self, kind, tokenizer):

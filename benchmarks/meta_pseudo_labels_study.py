@@ -23,7 +23,6 @@ import argparse
 import copy
 import itertools
 import json
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -50,6 +49,7 @@ from distil_trainer import (
     torch_runner,
 )
 from distil_trainer.meta_pseudo_labels import MetaPseudoLabelsArguments, MetaPseudoLabelsTrainer
+from distil_trainer.report import write_atomically
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 GOLD = {"logit_loss_weight": 0.0, "hard_label_weight": 1.0}
@@ -256,10 +256,7 @@ class Study:
         return float((np.asarray(logits).argmax(axis=1) == np.asarray(self.validation["label"])).mean())
 
     def write(self):
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.output.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.results))
-        os.replace(temporary, self.output)
+        write_atomically(self.output, json.dumps(self.results))
 
 
 def print_tables(results):

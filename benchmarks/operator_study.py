@@ -12,7 +12,6 @@ of each run. Transfer sets and runs are written as they end; a second start goes
 import argparse
 import itertools
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -39,6 +38,7 @@ from distil_trainer import (
     operator_counts,
     word_vectors,
 )
+from distil_trainer.report import write_atomically
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 NEVER = {"mask_probability": 0.0, "replace_probability": 0.0, "ngram_probability": 0.0}
@@ -149,7 +149,7 @@ class Study:
                 "augmentation_seconds": round(augmentation_seconds, 1),
                 "labelling_seconds": round(labelling_seconds, 1),
             }
-            write_json(facts_file, facts)
+            write_atomically(facts_file, json.dumps(facts))
             print(f"{operator}: {facts}", flush=True)
         self.results["transfer_sets"][operator] = json.loads(facts_file.read_text())
         return load_from_disk(folder)
@@ -235,7 +235,7 @@ class Study:
             "losses": [round(log["loss"], 4) for log in trainer.state.log_history if "loss" in log],
             "logits": prediction.predictions.round(4).tolist(),
         }
-        write_json(self.output, self.results)
+        write_atomically(self.output, json.dumps(self.results))
         print(f"{key}: {prediction.metrics['test_accuracy']:.4f} in {seconds:.0f} s", flush=True)
 
 
@@ -269,13 +269,6 @@ def print_table(results):
         if operator != "none" and both:
             ours, theirs = ({seed: runs[name][seed] for seed in sorted(both)} for name in (operator, "none"))
             print(f"{'':<9}against none, points: {against(ours, theirs, labels)}")
-
-
-def write_json(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content))
-    os.replace(temporary, path)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ once at the end of each run. Each run is added to the output as it ends; a secon
 import argparse
 import itertools
 import json
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -40,6 +39,7 @@ from distil_trainer import (
     load_classifier,
     word_vectors,
 )
+from distil_trainer.report import write_atomically
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 # name -> (model type, settings that differ from the defaults, learning rate)
@@ -229,10 +229,7 @@ class Study:
             "losses": [round(log["loss"], 4) for log in trainer.state.log_history if "loss" in log],
             "logits": prediction.predictions.round(4).tolist(),
         }
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.output.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.results))
-        os.replace(temporary, self.output)
+        write_atomically(self.output, json.dumps(self.results))
         print(f"{key}: {prediction.metrics['test_accuracy']:.4f} in {seconds:.0f} s", flush=True)
 
 
