@@ -45,6 +45,7 @@ def generate_rows(run, train, evaluation_splits, transfer, training):
         top_k=transfer.generation_top_k,
         top_p=transfer.generation_top_p,
         seed=training.seed,
+        near_threshold=transfer.near_duplicate_threshold,
     )
 
 

@@ -19,6 +19,13 @@ from distil_trainer.tables import (
 )
 from distil_trainer.tasks import REGRESSION
 
+# What the column `source` of a transfer set calls where its texts are from.
+_ORIGINS = {
+    "labelled": "the training split",
+    "unlabelled": "texts without labels",
+    "generated": "what a language model wrote",
+}
+
 
 def render_model_card(report, *, model_id=None):
     """Render the card of the student that a report is about.
@@ -244,7 +251,14 @@ def _transfer(transfer):
     """Say what the student was trained on, with the counts that the report has."""
     if not transfer:
         return ""
-    words = "The student was trained on the teacher's answers to texts derived from the training split"
+    settings = transfer.get("settings") or {}
+    hard = settings.get("pseudo_labels") == "hard"
+    taught = (
+        "gold labels, and where there are none the teacher's first choice, for" if hard else "the teacher's answers to"
+    )
+    sources = ((transfer.get("audit") or {}).get("groups") or {}).get("source") or {"labelled": None}
+    origins = [_ORIGINS[name] for name in _ORIGINS if name in sources]
+    words = f"The student was trained on {taught} texts derived from {' and '.join(origins)}"
     if transfer.get("rows") is not None:
         words = f"{words}: {transfer['rows']:,} rows"
     if transfer.get("operators"):
@@ -261,7 +275,16 @@ def _transfer(transfer):
     ]
     if dropped:
         words = f"{words}, after dropping {', '.join(dropped[:-1])}{' and ' * (len(dropped) > 1)}{dropped[-1]}"
-    settings = {name: value for name, value in (transfer.get("settings") or {}).items() if value is not None}
+    for counts in (transfer.get("chosen") or {}).values():
+        if counts["rows_out"] < counts["rows_in"]:
+            words = (
+                f"{words}; {counts['rows_out']:,} of {counts['rows_in']:,} rows were kept for the teacher's answers"
+            )
+    rounds = transfer.get("self_training") or []
+    if rounds:
+        best = 1 + next(facts["round"] for facts in rounds if facts["is_best"])
+        words = f"{words}. In self-training each student taught the next: this is number {best} of {len(rounds)}"
+    settings = {name: value for name, value in settings.items() if value is not None}
     if settings:
         words = f"{words}. Settings: {', '.join(f'`{name}={value}`' for name, value in settings.items())}"
     return f"{words}."

@@ -140,7 +140,8 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
     transfer_set, transfer_facts = make_transfer_set(
         run, train, evaluation_splits.values(), transfer, training, analyzer=analyzer
     )
-    transfer_facts["in_evaluation_data"] += dropped
+    for name, count in dropped.items():
+        transfer_facts[name] += count
     facts = run_facts(run, recipe, argv, training)  # after the first stage: until then corrected arguments are welcome
     labeler = TeacherLabeler(
         teacher,

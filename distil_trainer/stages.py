@@ -104,19 +104,23 @@ def without_leaks(train, evaluation_splits, training, near_threshold=None):
         near_threshold (`float`, *optional*): least similarity of near texts; `None` drops equal ones only.
 
     Returns:
-        `tuple[Dataset, int]`: the rows left, and how many were dropped.
+        `tuple[Dataset, dict[str, int]]`: the rows left, and how many were dropped `in_evaluation_data` and
+        `near_evaluation_data`.
 
     Raises:
         ValueError: if no row is left.
     """
     columns = training.text_column, training.text_pair_column
-    kept, dropped = drop_leaks(train, texts_of(evaluation_splits, *columns), *columns, near_threshold)
+    kept, equal = drop_leaks(train, texts_of(evaluation_splits, *columns), *columns)
+    near = 0
+    if near_threshold is not None:
+        kept, near = drop_leaks(kept, texts_of(evaluation_splits, *columns), *columns, near_threshold)
     if not len(kept):
         raise ValueError(
             f"All {len(train)} training texts stand in the evaluation splits too, so nothing is left to train on: "
             "give splits that differ."
         )
-    return kept, dropped
+    return kept, {"in_evaluation_data": equal, "near_evaluation_data": near}
 
 
 def make_student(models, teacher, teacher_tokenizer, label_names, *, seed):

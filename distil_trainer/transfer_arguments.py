@@ -8,11 +8,15 @@ from distil_trainer.augmentation.rule_settings import RuleSettings
 
 # What `--language_model` is called where there is none to start from.
 FROM_SCRATCH = "scratch"
-# What says how a language model is made and how it writes.
-_OF_LANGUAGE_MODELS = (
-    "language_model", "language_model_learning_rate", "language_model_num_train_epochs", "language_model_max_steps",
-    "generation_temperature", "generation_top_k", "generation_top_p",
-)  # fmt: skip
+# What is read only where another setting is given.
+READ_WITH = {
+    "unlabelled_files": ("unlabelled_share", "max_unlabelled_samples"),
+    "generated_rows": (
+        "language_model", "language_model_learning_rate", "language_model_num_train_epochs",
+        "language_model_max_steps", "generation_temperature", "generation_top_k", "generation_top_p",
+    ),
+    "rewriting_copies": ("rewriting_model", "rewriting_share"),
+}  # fmt: skip
 
 
 @dataclass
@@ -76,8 +80,8 @@ class TransferSetArguments:
     near_duplicate_threshold: float | None = field(
         default=NEAR_THRESHOLD,
         metadata={
-            "help": "Drop transfer texts that are at least this similar to an evaluation text, from 0 to 1; null "
-            "drops equal ones only."
+            "help": "Drop texts that are at least this similar to an evaluation text, above 0 and at most 1, before "
+            "anything learns from them; null, in a YAML file, drops equal ones only."
         },
     )
     max_entropy_bits: float | None = field(
@@ -150,11 +154,7 @@ class TransferSetArguments:
     def _refuse_settings_without_effect(self):
         """Refuse what would be ignored in silence."""
         defaults = type(self).__dataclass_fields__
-        for needed, names in (
-            ("unlabelled_files", ("unlabelled_share", "max_unlabelled_samples")),
-            ("generated_rows", _OF_LANGUAGE_MODELS),
-            ("rewriting_copies", ("rewriting_model", "rewriting_share")),
-        ):
+        for needed, names in READ_WITH.items():
             given = [name for name in names if getattr(self, name) != defaults[name].default]
             if given and not getattr(self, needed):
                 raise ValueError(

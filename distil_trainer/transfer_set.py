@@ -20,6 +20,7 @@ from distil_trainer.augmentation.masked_rewriting import MaskedRewriter
 from distil_trainer.generated_rows import generate_rows
 from distil_trainer.mixing import inherit_column, mix
 from distil_trainer.stages import short_name
+from distil_trainer.transfer_arguments import READ_WITH
 from distil_trainer.unlabelled import load_unlabelled
 
 
@@ -57,7 +58,6 @@ def make_transfer_set(run, train, evaluation_splits, transfer, training, *, anal
             parts["rewritten"] = _rewrite(texts, _masked_rewriter(transfer, training), transfer)
         if generated is not None:
             parts["generated"] = generated
-        # Rows that have a source already keep it; the names of the parts are for the others.
         # Rows that have a source keep it; the names of the parts are for the others.
         together = next(iter(parts.values()))
         if len(parts) > 1:
@@ -94,22 +94,21 @@ def _texts(train, evaluation_splits, transfer, training):
             label_feature=train.features[training.label_column],
             max_rows=transfer.max_unlabelled_samples,
         )
-        # What stands in the training split goes too, so that the shares are those of different texts.
-        known = chain(texts_of(evaluation_splits, *columns), texts_of([train], *columns))
-        sources["unlabelled"], counts = drop_duplicates_and_leaks(unlabelled, known, *columns, near_threshold=None)
-        # Before they are rewritten: copies of a near text may be less near, and would stay.
-        sources["unlabelled"], near = drop_leaks(
-            sources["unlabelled"],
+        # Before they are rewritten: copies of a text that is near evaluation data may be less near, and would stay.
+        unlabelled, counts = drop_duplicates_and_leaks(
+            unlabelled,
             texts_of(evaluation_splits, *columns),
             *columns,
             near_threshold=transfer.near_duplicate_threshold,
         )
+        # What stands in the training split goes too, so that the shares are those of different texts.
+        sources["unlabelled"], known = drop_leaks(unlabelled, texts_of([train], *columns), *columns)
         if not len(sources["unlabelled"]):
             raise ValueError(
                 f"unlabelled_files={transfer.unlabelled_files}: of {counts['rows_in']} texts none is left that is not "
                 "in the training split or the evaluation splits, or near these. Give other texts."
             )
-        facts = {"unlabelled": {**counts, "near_evaluation_data": near, "rows_out": counts["rows_out"] - near}}
+        facts = {"unlabelled": {**counts, "in_training_data": known, "rows_out": len(sources["unlabelled"])}}
         if transfer.unlabelled_share is not None:
             shares = {"labelled": 1 - transfer.unlabelled_share, "unlabelled": transfer.unlabelled_share}
     elif not (transfer.generated_rows or transfer.rewriting_copies):
@@ -172,6 +171,7 @@ def _processes(transfer, texts):
 
 
 def _settings(transfer, analyzer, seed):
+    """Return what the transfer set was made with, without what was not read, for the report."""
     settings = {**dataclasses.asdict(transfer), "seed": seed}
     if analyzer is not None:
         settings["analyzer"] = getattr(analyzer, "__name__", type(analyzer).__name__)
@@ -179,5 +179,8 @@ def _settings(transfer, analyzer, seed):
         if settings[name] is not None:
             settings[name] = short_name(settings[name])
     settings["unlabelled_files"] = [os.path.basename(file) for file in transfer.unlabelled_files or []]
-    del settings["augmentation_num_proc"]
-    return settings
+    unread = {"augmentation_num_proc"}
+    for needed, names in READ_WITH.items():
+        if not getattr(transfer, needed):
+            unread |= {needed, *names}
+    return {name: value for name, value in settings.items() if name not in unread}

@@ -48,13 +48,14 @@ TEACHER_STEPS = 1200
 def main(argv=None):
     """Run the quickstart; return its report."""
     arguments = parse_arguments(RECIPE_ARGUMENTS, argv, DEFAULTS)
-    training, data, _, _, _ = arguments
+    training, data, _, transfer, _ = arguments
     refuse_what_is_fixed(arguments)
     splits = {
         "train": make_reviews(data.max_train_samples or 1500, seed=1),
         "validation": make_reviews(data.max_validation_samples or 2000, seed=2),
     }
-    teacher_corpus, _ = without_leaks(make_reviews(14_000, seed=3), [splits["validation"]], training)
+    near_threshold = transfer.near_duplicate_threshold
+    teacher_corpus, _ = without_leaks(make_reviews(14_000, seed=3), [splits["validation"]], training, near_threshold)
     tokenizer = train_tokenizer(teacher_corpus["sentence"])
 
     run = open_run(arguments)

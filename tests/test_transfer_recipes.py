@@ -40,10 +40,10 @@ def comments(tmp_path, reviews):
     return tmp_path / "comments.txt"
 
 
-def test_unlabelled_texts_join_in_the_share_asked_for_and_are_rewritten_too(run_with, comments):
+def test_unlabelled_texts_join_in_the_share_asked_for_and_are_rewritten_too(run_with, comments, tmp_path):
     report, transfer = run_with("--unlabelled_files", comments, "--unlabelled_share", "0.25")
     facts = report["data"]["transfer"]
-    assert facts["unlabelled"]["rows_in"] == 30 and facts["unlabelled"]["in_evaluation_data"] == 2
+    assert facts["unlabelled"]["rows_in"] == 30 and facts["unlabelled"]["in_training_data"] == 2
     assert facts["unlabelled"]["rows_out"] == 28
     originals = transfer.filter(lambda row: row["operators"] == "original")
     sources = originals["source"][:]
@@ -52,6 +52,9 @@ def test_unlabelled_texts_join_in_the_share_asked_for_and_are_rewritten_too(run_
     assert len(transfer) > len(originals)
     assert set(facts["audit"]["groups"]["source"]) == {"labelled", "unlabelled"}
     assert facts["settings"]["unlabelled_files"] == ["comments.txt"]  # no folder of this machine
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "texts derived from the training split and texts without labels" in card
+    assert "gpt2" not in card and "rewriting" not in card  # what was not used is not among the settings
 
 
 def test_the_plot_of_the_transfer_set_lies_beside_the_card(run_with, tmp_path):
@@ -103,6 +106,8 @@ def test_hard_pseudo_labels_teach_without_logits(run_with, tmp_path):
     assert counts["pseudo_labels"] > 0 and counts["gold_labels"] > 0
     log = json.loads((tmp_path / "out" / "work" / "student" / "trainer_state.json").read_text())["log_history"]
     assert not any("logit_mse" in entry for entry in log)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "trained on gold labels, and where there are none the teacher's first choice, for texts" in card
     assert report["training"]["hard_label_weight"] == 1.0 and report["training"]["logit_loss_weight"] == 0.0
 
 
@@ -136,6 +141,10 @@ def test_the_student_of_the_best_round_is_shipped(run_with, tmp_path):
     report, _ = run_with("--self_training_rounds", 1)
     (facts,) = report["data"]["transfer"]["self_training"]
     assert facts["round"] == 0 and facts["is_best"]
+    assert (
+        "In self-training each student taught the next: this is number 1 of 1"
+        in (tmp_path / "out" / "README.md").read_text()
+    )
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 

@@ -17,6 +17,7 @@ from distil_trainer.augmentation.audit import drop_duplicates_and_leaks
 from distil_trainer.augmentation.decoding import sample_texts
 from distil_trainer.augmentation.draws import uniform
 from distil_trainer.augmentation.language_model import check_language_model, check_max_length, first_tokens
+from distil_trainer.augmentation.near_duplicates import NEAR_THRESHOLD
 from distil_trainer.augmentation.text_shards import TextShards
 from distil_trainer.processes import process_state
 from distil_trainer.small_tokenizers.text_batches import text_batches
@@ -71,6 +72,7 @@ def generate_transfer_set(
     top_p=1.0,
     batch_size=256,
     seed=0,
+    near_threshold=NEAR_THRESHOLD,
 ):
     """Let a fine-tuned language model write a data set of new texts.
 
@@ -107,6 +109,7 @@ def generate_transfer_set(
         top_p (`float`, *optional*, defaults to 1.0): draw among the fewest tokens whose probabilities sum to this.
         batch_size (`int`, *optional*, defaults to 256): texts written at a time; an accelerator likes more.
         seed (`int`, *optional*, defaults to 0): the seed of all draws. The caller's random state is left as it was.
+        near_threshold (`float`, *optional*, defaults to 0.6): as in `drop_duplicates_and_leaks`.
 
     Returns:
         `tuple[Dataset, dict[str, int]]`: `num_rows` rows with the text columns, `parent` (-1) and `operators`
@@ -163,7 +166,9 @@ def generate_transfer_set(
                 shards.write(shard, *_clean(tokens, tokenizer, columns))
         state.wait_for_everyone()
         written, counts = shards.read(end)
-        kept, audit = drop_duplicates_and_leaks(written, evaluation_texts, text_column, text_pair_column)
+        kept, audit = drop_duplicates_and_leaks(
+            written, evaluation_texts, text_column, text_pair_column, near_threshold
+        )
         dropped = {name: value for name, value in audit.items() if name not in ("rows_in", "rows_out")}
         counts |= dropped | {"surplus": max(0, len(kept) - num_rows), "rows": min(len(kept), num_rows)}
         if len(kept) >= num_rows:
