@@ -79,4 +79,5 @@ def _shape(training):
         "pairs": training.text_pair_column is not None,
         "seed": training.seed,
         "use_cpu": training.use_cpu or training.device.type == "cpu",
+        "bf16": training.bf16,
     }

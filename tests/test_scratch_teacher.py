@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import BertConfig, BertForMaskedLM
 
 from distil_trainer import load_classifier, scratch_teacher
 from distil_trainer.scratch_teacher import teacher_from_scratch
@@ -21,7 +22,7 @@ def trainers(monkeypatch):
     """The `Trainer`s that are made, each with an attribute: the step at which it is to be cut off."""
     made = []
 
-    class Trainer(scratch_teacher.Trainer):
+    class Trainer(scratch_teacher._LengthGroupedTrainer):
         cut_off_at = None
 
         def __init__(self, *args, **options):
@@ -33,7 +34,7 @@ def trainers(monkeypatch):
                 raise Interrupted
             return super().training_step(*args, **options)
 
-    monkeypatch.setattr(scratch_teacher, "Trainer", Trainer)
+    monkeypatch.setattr(scratch_teacher, "_LengthGroupedTrainer", Trainer)
     Trainer.made = made
     return Trainer
 
@@ -81,6 +82,37 @@ def test_the_encoder_is_that_of_the_masked_language_model(trainers):
     assert model.cls.predictions.decoder.weight is model.bert.embeddings.word_embeddings.weight
     for name, weight in model.bert.state_dict().items():
         torch.testing.assert_close(teacher.bert.state_dict()[name], weight, rtol=0, atol=0)
+
+
+def test_scoring_masked_tokens_alone_gives_the_loss_of_scoring_all():
+    config = BertConfig(
+        vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    ours, theirs = scratch_teacher._MaskedLanguageModel(config), BertForMaskedLM(config)
+    theirs.load_state_dict(ours.state_dict())
+    inputs = {"input_ids": torch.randint(5, 40, (4, 7)), "attention_mask": torch.ones(4, 7, dtype=torch.long)}
+    inputs["attention_mask"][0, 4:] = 0
+    labels = torch.where(torch.rand(4, 7) < 0.3, inputs["input_ids"], -100)
+    labels[1, 1] = 7
+    for model in (ours, theirs):
+        model(**inputs, labels=labels).loss.backward()
+    torch.testing.assert_close(ours(**inputs, labels=labels).loss, theirs(**inputs, labels=labels).loss)
+    for weight, same in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(weight.grad, same.grad, rtol=1e-4, atol=1e-7)
+    assert ours(**inputs, labels=torch.full_like(labels, -100)).loss == 0  # not NaN
+
+
+def test_texts_of_similar_length_share_a_step(trainers):
+    texts = [*TEXTS, *(" ".join(TEXTS[:3]) for _ in TEXTS)]
+    teacher_from_scratch(texts, LABELS, **SMALL, mlm_max_steps=1)
+    shares = [batch["attention_mask"].float().mean().item() for batch in trainers.made[0].get_train_dataloader()]
+    assert sum(shares) / len(shares) > 0.9  # in random order 0.70
+
+
+def test_it_reads_in_bfloat16_where_asked(trainers):
+    teacher, _ = teacher_from_scratch(TEXTS, LABELS, **SMALL, mlm_max_steps=1, use_cpu=True, bf16=True)
+    assert trainers.made[0].args.bf16 and all(weight.isfinite().all() for weight in teacher.parameters())
 
 
 def test_the_seed_decides_the_weights():
