@@ -60,6 +60,31 @@ def parse_arguments(dataclass_types, argv=None, defaults=None):
     return tuple(instances)
 
 
+def read_mapping(name, value, example):
+    """Read an argument that is a mapping, or YAML or JSON text of one.
+
+    Args:
+        name (`str`): the argument's name, for messages.
+        value (`dict`, `str` or `None`): what was given.
+        example (`str`): a legal value, for messages.
+
+    Returns:
+        `dict`; empty for `None`.
+
+    Raises:
+        ValueError: if it is anything else.
+    """
+    mapping = value
+    if isinstance(value, str):
+        try:
+            mapping = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{name}={value!r} cannot be read: {error}.") from error
+    if not isinstance(mapping or {}, dict):
+        raise ValueError(f"{name}={value!r} must be a mapping of settings, such as {example}.")
+    return mapping or {}
+
+
 def _is_value(words_before, parser):
     """Return whether a word that follows these must be the value of an option."""
     action = parser._option_string_actions.get(words_before[0]) if words_before else None

@@ -3,10 +3,10 @@
 import json
 import os
 
-import yaml
 from datasets import concatenate_datasets
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, set_seed
 
+from distil_trainer.command_line import read_mapping
 from distil_trainer.loading import load_classifier
 from distil_trainer.small_tokenizers import sentencepiece_tokenizer, train_tokenizer, word_level_tokenizer
 from distil_trainer.stages import needs_remote_code, short_name
@@ -92,25 +92,6 @@ def make_fresh_student(run, models, training, train, teacher, teacher_tokenizer,
     return student, tokenizer, json.loads((folder / "facts.json").read_text(encoding="utf-8"))
 
 
-def read_settings(student_config):
-    """Read `--student_config`: `None`, a mapping, or YAML or JSON text of one.
-
-    Raises:
-        ValueError: if it is anything else.
-    """
-    settings = student_config
-    if isinstance(settings, str):
-        try:
-            settings = yaml.safe_load(settings)
-        except yaml.YAMLError as error:
-            raise ValueError(f"student_config={student_config!r} cannot be read: {error}.") from error
-    if not isinstance(settings or {}, dict):
-        raise ValueError(
-            f"student_config={student_config!r} must be a mapping of settings, such as '{{lstm_size: 150}}'."
-        )
-    return settings or {}
-
-
 def _build(models, training, train, teacher, teacher_tokenizer, label_names):
     pairs = training.text_pair_column is not None
     texts = _texts(train, training.text_column, training.text_pair_column)
@@ -175,7 +156,7 @@ def _config(models, label_names, *, vocab_size=8, pad_token_id=0, pairs=False):
             "student_type='transformer_cnn' is a head on an encoder that has weights already: give --student_head cnn "
             "with --student_model_name_or_path or --student_layers."
         )
-    settings = read_settings(models.student_config)
+    settings = read_mapping("student_config", models.student_config, "'{lstm_size: 150}'")
     # What every configuration has says nothing of this network's shape.
     legal = set(AutoConfig.for_model(name).to_dict()) - set(PretrainedConfig().to_dict()) - _NOT_SETTINGS
     if wrong := sorted(set(settings) - legal):

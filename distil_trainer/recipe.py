@@ -152,8 +152,9 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
         teacher_name=teacher_name,
     )
     check_same_models(run, labeler.fingerprint, weights_hash(student))
-    # A teacher whose inner states are compared is there in every step, and gives its logits on the way.
-    is_labelled = not training.distils_states or shipping.hub_dataset_id
+    # A teacher whose inner states are compared, or that learns, is there in every step: its logits come on the way.
+    is_online = training.distils_states or transfer.meta_pseudo_labels is not None
+    is_labelled = not is_online or shipping.hub_dataset_id
     labelled_set = labeler.map(transfer_set) if is_labelled else transfer_set
     transfer_facts["audit"] = run.value(
         "audit",
@@ -167,13 +168,14 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
     }
 
     rows = transfer_set
-    if not training.distils_states and not transfer.self_training_rounds:
+    if not is_online and not transfer.self_training_rounds:
         rows, transfer_facts["chosen"] = choose_rows(labelled_set, transfer, training)
     student, steps, student_training, transfer_facts["self_training"] = train_student(
         run,
         student,
         tokenizer,
         rows,
+        train,
         splits["validation"],
         training,
         transfer,

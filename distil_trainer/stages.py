@@ -22,6 +22,7 @@ from distil_trainer.fresh_teacher import untrained_teacher
 from distil_trainer.labels import label_permutation, model_label_names
 from distil_trainer.latency import cpu_name
 from distil_trainer.loading import load_classifier, name_tokenizer_class
+from distil_trainer.meta_pseudo_labels import MetaPseudoLabelsTrainer
 from distil_trainer.recipe_task import fit_task, output_names, recipe_task, set_task
 from distil_trainer.run_folder import last_complete_checkpoint
 from distil_trainer.students import TransformerCnnForSequenceClassification, student_from_teacher
@@ -169,9 +170,10 @@ def train_once(
     *,
     teacher=None,
     teacher_tokenizer=None,
+    labelled_dataset=None,
     trust_remote_code=False,
 ):
-    """Train a model with `DistillationTrainer`, going on from the last checkpoint of an earlier start.
+    """Train a model, going on from the last checkpoint of an earlier start.
 
     Args:
         run (`RunFolder`): keeps checkpoints and the result.
@@ -183,6 +185,8 @@ def train_once(
         training (`DistillationArguments`): how to train. `output_dir` is replaced by a folder of the run.
         teacher (`PreTrainedModel`, *optional*): is asked in every step, where the data are not labelled beforehand.
         teacher_tokenizer (`PreTrainedTokenizerFast`, *optional*): its tokenizer.
+        labelled_dataset (`Dataset`, *optional*): rows with gold labels, which make it a training with Meta Pseudo
+            Labels (`training` must be for it): the teacher learns in place, and is kept in the result's `teacher`.
         trust_remote_code (`bool`, *optional*, defaults to `False`): the model may bring its own Python files.
 
     Returns:
@@ -197,18 +201,21 @@ def train_once(
         arguments.dataloader_pin_memory = arguments.device.type == "cuda"  # elsewhere it only warns
         state, result = _finished_training(checkpoints, arguments.load_best_model_at_end)
         if state is None:
-            trainer = DistillationTrainer(
-                model,
-                arguments,
-                train_dataset=train_dataset,
-                eval_dataset=eval_dataset,
-                processing_class=tokenizer,
-                teacher=teacher,
-                teacher_processing_class=teacher_tokenizer,
-            )
+            given = {
+                "train_dataset": train_dataset,
+                "eval_dataset": eval_dataset,
+                "processing_class": tokenizer,
+                "teacher": teacher,
+                "teacher_processing_class": teacher_tokenizer,
+            }
+            if labelled_dataset is None:
+                trainer = DistillationTrainer(model, arguments, **given)
+            else:
+                trainer = MetaPseudoLabelsTrainer(model, arguments, **given, labelled_dataset=labelled_dataset)
             trainer.train(resume_from_checkpoint=last_complete_checkpoint(checkpoints))
             state = trainer.state
         else:
+            trainer = None
             model, _ = load_classifier(result, trust_remote_code=trust_remote_code)
 
         def save(path):
@@ -216,6 +223,10 @@ def train_once(
             tokenizer.save_pretrained(path)
             name_tokenizer_class(path)
             state.save_to_json(str(path / "trainer_state.json"))
+            if labelled_dataset is not None and trainer is None:
+                shutil.copytree(os.path.join(result, "teacher"), path / "teacher")
+            elif labelled_dataset is not None:
+                trainer.teacher.save(path / "teacher", teacher_tokenizer)
 
         run.once(name, save)
     if PartialState().is_main_process:

@@ -4,6 +4,7 @@ import copy
 import shutil
 
 from distil_trainer.fine_tuning import gold_label_arguments
+from distil_trainer.meta_teaching import meta_arguments, train_with_feedback
 from distil_trainer.pseudo_labels import hard_pseudo_labels, keep_confident
 from distil_trainer.self_training import self_train
 from distil_trainer.stages import train_once
@@ -26,6 +27,8 @@ def check_teaching(transfer, training, task):
         ValueError: naming them.
     """
     fields = type(transfer).__dataclass_fields__
+    if transfer.meta_pseudo_labels is not None:
+        _check_meta_pseudo_labels(transfer, training, task)
     given = {name: getattr(transfer, name) for name in _OF_PSEUDO_LABELS}
     given = [f"{name}={value!r}" for name, value in given.items() if value != fields[name].default]
     if given and task != SINGLE_LABEL:
@@ -72,20 +75,21 @@ def choose_rows(labelled_set, transfer, training):
 
 
 def train_student(
-    run, student, tokenizer, rows, validation, training, transfer, *, teacher, metric, trust_remote_code
+    run, student, tokenizer, rows, labelled, validation, training, transfer, *, teacher, metric, trust_remote_code
 ):
-    """Train the student once, or in rounds of self-training.
+    """Train the student once, with feedback to its teacher, or in rounds of self-training.
 
     Args:
         run (`RunFolder`): keeps checkpoints and the result.
         student (`PreTrainedModel`): the untrained student.
         tokenizer (`PreTrainedTokenizerFast`): its tokenizer.
         rows (`Dataset`): what teaches it.
+        labelled (`Dataset`): the training split, on which Meta Pseudo Labels measure the student.
         validation (`Dataset`): the validation split.
         training (`DistillationArguments`): how to train.
         transfer (`TransferSetArguments`): rounds and kind of labels.
         teacher (`tuple[PreTrainedModel, PreTrainedTokenizerFast]`): asked in each step where inner states are
-            compared; labels the first round of self-training.
+            compared; draws the labels of Meta Pseudo Labels; labels the first round of self-training.
         metric (`str`): chooses the best round.
         trust_remote_code (`bool`): the student may bring its own Python files.
 
@@ -95,6 +99,20 @@ def train_student(
     """
     if transfer.pseudo_labels == "hard":
         training = gold_label_arguments(training, epochs_per_cycle=training.epochs_per_cycle)
+    if transfer.meta_pseudo_labels is not None:
+        training = meta_arguments(training, transfer.meta_pseudo_labels)
+        model, steps = train_with_feedback(
+            run,
+            student,
+            tokenizer,
+            rows,
+            labelled,
+            validation,
+            training,
+            teacher=teacher,
+            trust_remote_code=trust_remote_code,
+        )
+        return model, steps, training, []
     if not transfer.self_training_rounds:
         online = training.distils_states
         model, steps = train_once(
@@ -125,3 +143,23 @@ def train_student(
     best = next(facts for facts in rounds if facts["is_best"])
     run.once("student", lambda path: shutil.copytree(run.path(f"round-{best['round']}"), path))
     return model, best["steps"], training, rounds
+
+
+def _check_meta_pseudo_labels(transfer, training, task):
+    meta_arguments(training, transfer.meta_pseudo_labels)  # refuses what it cannot be trained with
+    fields = type(transfer).__dataclass_fields__
+    others = [
+        f"{name}={getattr(transfer, name)!r}"
+        for name in _OF_PSEUDO_LABELS
+        if getattr(transfer, name) != fields[name].default
+    ]
+    if others:
+        raise ValueError(
+            f"{', '.join(others)} with meta_pseudo_labels: the teacher draws a new label in every step, so nothing is "
+            "labelled beforehand that could be filtered, hardened or taught in rounds. Leave one of the two out."
+        )
+    if task != SINGLE_LABEL:
+        raise ValueError(
+            "meta_pseudo_labels for scores: labels are drawn from a distribution over labels, and a teacher that "
+            "gives a score has none. Leave it out."
+        )

@@ -99,6 +99,14 @@ class TransferSetArguments:
             "is no gold one."
         },
     )
+    meta_pseudo_labels: None | str | dict = field(
+        default=None,
+        metadata={
+            "help": "Let the teacher draw labels for the transfer set, learn from what they do to the student, and "
+            "fine-tune the student on the training split last: settings of MetaPseudoLabelsArguments as a YAML "
+            "mapping, {} for its defaults."
+        },
+    )
     self_training_rounds: int = field(
         default=0,
         metadata={"help": "Rounds in which the student becomes the teacher of a new one; 0 for one student alone."},

@@ -55,6 +55,7 @@ PIPELINE = [
         "fresh_teacher",
         "stages",
         "self_training",
+        "meta_teaching",
         "teaching",
         "generated_rows",
         "transfer_set",
