@@ -28,6 +28,8 @@ from transformers import (
 from vocabulary import LABELS, WORDS
 from zoo import ARCHITECTURES, make_teacher, make_tokenizer
 
+from distil_trainer.labeling import TeacherLabeler
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -175,3 +177,28 @@ def sst2_arguments(tmp_path, teacher, tokenizer, reviews):
         *("--copies", "2", "--max_steps", "2", "--per_device_train_batch_size", "8", "--warmup_steps", "0"),
         *("--latency_texts", "4", "--max_accuracy_drop", "0.9", "--disable_tqdm", "True"),
     ]
+
+
+@pytest.fixture
+def train(make_trainer):
+    """A function that trains with what the test's file calls `make_trainer`, and returns the trainer."""
+
+    def run(*models_and_data, **given):
+        trainer = make_trainer(*models_and_data, **given)
+        trainer.train()
+        return trainer
+
+    return run
+
+
+@pytest.fixture
+def label(tokenizer, tmp_path):
+    """A function that adds a teacher's logits to a data set."""
+
+    def run(teacher, dataset, teacher_tokenizer=None, **given):
+        folder = tmp_path / "labels"
+        return TeacherLabeler(teacher, teacher_tokenizer or tokenizer, dtype="float32", cache_dir=folder, **given).map(
+            dataset
+        )
+
+    return run

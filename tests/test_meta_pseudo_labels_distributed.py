@@ -1,8 +1,6 @@
 """Meta Pseudo Labels in two processes on CPU, started by torchrun: both the test and the program that they run."""
 
 import gc
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from datasets import load_from_disk
 from learning_teachers import DESCENT, difference_of, logs_of, make_trainer, set_dropout, weights
 from loss_terms import largest_difference, make_student
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from two_processes import run_in_two_processes
 
 pytestmark = pytest.mark.slow  # some 15 seconds on two cores
 
@@ -80,22 +79,7 @@ def folder(tmp_path_factory, _families, tokenizer):
     Dataset.from_dict(
         {"sentence": texts, "rewritten": rewritten, "label": [row % 2 for row in range(48)]}
     ).save_to_disk(folder / "rows")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(folder / "cache")}
-    environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
-    with subprocess.Popen(
-        [*command, str(Path(__file__).resolve()), str(folder)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        try:
-            output, _ = process.communicate(timeout=300)
-        finally:
-            # torchrun ends its workers when it is asked to end; killed outright, it would leave them behind.
-            process.terminate()
-    assert process.returncode == 0, output[-5000:]
+    run_in_two_processes(__file__, folder)
     return folder
 
 

@@ -16,7 +16,6 @@ from transformers import GPT2Config, GPT2ForSequenceClassification, TrainerCallb
 from distil_trainer.arguments import DistillationArguments
 from distil_trainer.collator import DistillationCollator
 from distil_trainer.inference import predict_logits, torch_runner
-from distil_trainer.labeling import TeacherLabeler
 from distil_trainer.teachers import OnlineTeacher, average_logits, average_teachers, forward_names
 from distil_trainer.trainer import DistillationTrainer
 
@@ -57,29 +56,6 @@ def make_trainer(tokenizer, reviews, tmp_path):
         )
 
     return make
-
-
-@pytest.fixture
-def train(make_trainer):
-    def run(*models_and_data, **given):
-        trainer = make_trainer(*models_and_data, **given)
-        trainer.train()
-        return trainer
-
-    return run
-
-
-@pytest.fixture
-def label(tokenizer, tmp_path):
-    """A function that adds a teacher's logits to a data set."""
-
-    def run(teacher, dataset, teacher_tokenizer=None, **given):
-        folder = tmp_path / "labels"
-        return TeacherLabeler(teacher, teacher_tokenizer or tokenizer, dtype="float32", cache_dir=folder, **given).map(
-            dataset
-        )
-
-    return run
 
 
 @pytest.fixture

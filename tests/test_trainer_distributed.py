@@ -1,8 +1,6 @@
 """Two processes on CPU, started by torchrun: the file is both the test and the program that the processes run."""
 
 import math
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from datasets import load_from_disk
 from loss_terms import FREE_OF_WIDTH, PROJECTED, TERMS, largest_difference, make_student, trained_weights
 from loss_terms import PLAIN_DESCENT as THREE_STEPS
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
+from two_processes import run_in_two_processes
 
 from distil_trainer.arguments import DistillationArguments
 from distil_trainer.trainer import DistillationTrainer
@@ -159,22 +158,7 @@ def folder(tmp_path_factory, _families, tokenizer):
     names = ClassLabel(names=LABELS)
     features = {"label": names, "teacher_label": names, "teacher_logits": List(Value("float32"), length=2)}
     Dataset.from_dict(rows, features=Features({"sentence": Value("string"), **features})).save_to_disk(folder / "rows")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(folder / "cache")}
-    environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
-    with subprocess.Popen(
-        [*command, str(Path(__file__).resolve()), str(folder)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        try:
-            output, _ = process.communicate(timeout=300)
-        finally:
-            # torchrun ends its workers when it is asked to end; killed outright, it would leave them behind.
-            process.terminate()
-    assert process.returncode == 0, output[-5000:]
+    run_in_two_processes(__file__, folder)
     return folder
 
 

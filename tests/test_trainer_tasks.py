@@ -15,7 +15,6 @@ from transformers import BertConfig
 
 from distil_trainer.arguments import DistillationArguments
 from distil_trainer.inference import predict_logits, torch_runner
-from distil_trainer.labeling import TeacherLabeler
 from distil_trainer.matches import Match
 from distil_trainer.objective import DistillationObjective, Signals
 from distil_trainer.tasks import problem_type
@@ -51,26 +50,6 @@ def make_trainer(tokenizer, tmp_path):
         )
 
     return make
-
-
-@pytest.fixture
-def train(make_trainer):
-    def run(*models_and_data, **given):
-        trainer = make_trainer(*models_and_data, **given)
-        trainer.train()
-        return trainer
-
-    return run
-
-
-@pytest.fixture
-def label(tokenizer, tmp_path):
-    """A function that adds a teacher's logits to a data set."""
-
-    def run(teacher, dataset, **given):
-        return TeacherLabeler(teacher, tokenizer, dtype="float32", cache_dir=tmp_path / "labels", **given).map(dataset)
-
-    return run
 
 
 @pytest.fixture
