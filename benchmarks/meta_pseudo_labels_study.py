@@ -75,6 +75,7 @@ def main():
     parser.add_argument("--fine_tuning_epochs", type=float, default=3.0)
     parser.add_argument("--unlabelled", type=int, help="use only so many sentences without labels")
     parser.add_argument("--validation", type=int, help="score only so many sentences, for a quick look")
+    parser.add_argument("--bf16", action="store_true", help="of all ways, with the teachers' fine-tuning in float32")
     parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--work", default="outputs/meta_pseudo_labels_study", help="keeps the fine-tuned teachers")
@@ -208,6 +209,8 @@ class Study:
             "learning_rate": self.options.learning_rate,
             "warmup_steps": self.options.steps // 10,
             "weight_decay": 0.01,
+            "length_grouped_batches": True,
+            "bf16": self.options.bf16,
             "save_strategy": "no",
             "logging_steps": max(1, self.options.steps // 20),
             "seed": seed,
