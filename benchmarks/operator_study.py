@@ -3,10 +3,14 @@
     python benchmarks/operator_study.py [--student bilstm] [--steps 1500] [--seeds 1 2 3] [--output operators.json]
 
 The same student is distilled, for the same number of steps, from a transfer set of each operator alone (`mask`,
-`replace`, `ngram`), of all of them, and of the original texts (`none`). Beside accuracy stand the seconds each took:
-rewriting with the analysis it needs (only `replace` needs tags), labelling the rows that `none` does not have, and
-training. A seed decides initial weights, order and dropout; validation chooses nothing, and is scored once at the end
-of each run. Transfer sets and runs are written as they end; a second start goes on with the missing ones.
+`replace`, `ngram`), of all of them, and of the original texts (`none`). With `--language_model`, one that has read the
+training texts (`fine_tune_language_model`), there are two more: `generated`, the originals and as many texts written
+by it as `all` has copies; and `both`, half of the copies and half of the written texts, which cost half as much.
+
+Beside accuracy stand the seconds each took: rewriting with the analysis it needs (only `replace` needs tags) or
+writing, without the training of the language model, labelling the rows that `none` does not have, and training. A seed
+decides initial weights, order and dropout; validation chooses nothing, and is scored once at the end of each run.
+Transfer sets and runs are written as they end; a second start goes on with the missing ones.
 """
 
 import argparse
@@ -22,7 +26,7 @@ import datasets
 import numpy as np
 import torch
 import transformers
-from datasets import load_dataset, load_from_disk
+from datasets import concatenate_datasets, load_dataset, load_from_disk
 from scipy.stats import binomtest
 from student_study import STUDENTS, against
 from transformers import AutoConfig, AutoModelForSequenceClassification, PrinterCallback, set_seed
@@ -38,6 +42,8 @@ from distil_trainer import (
     operator_counts,
     word_vectors,
 )
+from distil_trainer.augmentation.generation import first_token_counts, generate_transfer_set
+from distil_trainer.augmentation.language_model import load_language_model
 from distil_trainer.report import write_atomically
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -51,6 +57,7 @@ OPERATORS = {
     "ngram": {**NEVER, "ngram_probability": 1.0},
     "all": {},
 }
+WRITTEN = ["generated", "both"]
 
 
 def main(argv=None):
@@ -61,7 +68,9 @@ def main(argv=None):
     parser.add_argument("--text_column", default="sentence")
     parser.add_argument("--label_column", default="label")
     parser.add_argument("--student", default="bilstm", choices=list(STUDENTS))
-    parser.add_argument("--operators", nargs="+", default=list(OPERATORS), choices=list(OPERATORS))
+    parser.add_argument("--operators", nargs="+", default=list(OPERATORS), choices=[*OPERATORS, *WRITTEN])
+    parser.add_argument("--language_model", help="folder or Hub id; generated and both need it")
+    parser.add_argument("--temperature", type=float, default=1.0, help="at which it writes")
     parser.add_argument("--train_rows", type=int, help="rewrite so many of the training texts; all by default")
     parser.add_argument("--copies", type=int, default=5, help="rewritten copies tried per text")
     parser.add_argument("--steps", type=int, default=1500)
@@ -72,6 +81,8 @@ def main(argv=None):
     options = parser.parse_args(argv)
     if "none" not in options.operators:
         parser.error("--operators lacks none, which all others are compared with")
+    if not options.language_model and set(WRITTEN) & set(options.operators):
+        parser.error("generated and both are written by a language model: name one with --language_model")
     transformers.logging.set_verbosity_error()
     datasets.disable_progress_bars()
     study = Study(options)
@@ -97,7 +108,8 @@ class Study:
         self.teacher, self.tokenizer = load_classifier(options.teacher)
         fingerprint = self.labeler(None).fingerprint
         settings = {
-            name: getattr(options, name) for name in ("student", "copies", "train_rows", "steps", "batch_size")
+            name: getattr(options, name)
+            for name in ("student", "copies", "train_rows", "steps", "batch_size", "temperature")
         }
         self.output = Path(options.output)
         self.results = {
@@ -128,7 +140,9 @@ class Study:
             start, transfer, counts = time.perf_counter(), self.train, {}
             with tempfile.TemporaryDirectory() as cache, mock.patch("datasets.config.HF_DATASETS_CACHE", Path(cache)):
                 # In a cache of its own nothing that was tagged before is found again.
-                if OPERATORS[operator] is not None:
+                if operator in WRITTEN:
+                    transfer, counts = self.written(operator, cache)
+                elif operator != "none":
                     transfer, counts = self.rewritten(OPERATORS[operator], cache)
                 augmentation_seconds = time.perf_counter() - start
                 # All start from the logits of the original texts, and pay for what they add.
@@ -174,6 +188,33 @@ class Study:
             cache_file_name=f"{cache}/rewritten.arrow",
         )
         return drop_duplicates_and_leaks(rows, self.validation[text_column], text_column)
+
+    def written(self, operator, cache):
+        """Return the original texts with new ones, as many as `all` has: generated, or half of them rewritten."""
+        text_column = self.options.text_column
+        rewritten, _ = self.rewritten(OPERATORS["all"], cache)
+        copies = rewritten.filter(
+            lambda names: [name != "original" for name in names], input_columns="operators", batched=True
+        )
+        num_copies = len(copies) // 2 if operator == "both" else 0
+        model, tokenizer = load_language_model(self.options.language_model)
+        generated, counts = generate_transfer_set(
+            model,
+            tokenizer,
+            first_token_counts(self.train[text_column], tokenizer),
+            len(copies) - num_copies,
+            self.work / "written",
+            self.validation[text_column],
+            text_column,
+            temperature=self.options.temperature,
+            seed=13,
+        )
+        parts = [self.train, copies.shuffle(seed=13).select(range(num_copies)), generated]
+        names = [["original"] * len(self.train), parts[1]["operators"][:], generated["operators"][:]]
+        rows = concatenate_datasets([part.select_columns([text_column]) for part in parts])
+        rows = rows.add_column("operators", [name for part in names for name in part])
+        rows, dropped = drop_duplicates_and_leaks(rows, self.validation[text_column], text_column)
+        return rows, counts | {"joined": dropped}
 
     def make_student(self, seed):
         """Make a network with fresh weights, over word vectors of the teacher."""
@@ -251,7 +292,7 @@ def print_table(results):
         f"{settings['student']}, {settings['steps']} steps, {settings['copies']} copies tried"
     )
     print(
-        f"{'operator':<9}{'rows':>10}{'accuracy':>10}{'interval':>15}{'seconds: rewriting':>20}{'labelling':>11}"
+        f"{'operator':<10}{'rows':>10}{'accuracy':>10}{'interval':>15}{'seconds: rewriting':>20}{'labelling':>11}"
         f"{'training':>10}  each seed"
     )
     for operator, scored in runs.items():
@@ -261,14 +302,14 @@ def print_table(results):
         interval = f"[{100 * low:.1f}, {100 * high:.1f}]"
         training = np.mean([run["seconds"] for run in scored.values()])
         print(
-            f"{operator:<9}{facts['rows']:>10,}{100 * scores.mean():>10.1f}{interval:>15}"
+            f"{operator:<10}{facts['rows']:>10,}{100 * scores.mean():>10.1f}{interval:>15}"
             f"{facts['augmentation_seconds']:>20.0f}{facts['labelling_seconds']:>11.0f}{training:>10.0f}  "
             + " ".join(f"{100 * score:.1f}" for score in scores)
         )
         both = scored.keys() & runs["none"].keys()
         if operator != "none" and both:
             ours, theirs = ({seed: runs[name][seed] for seed in sorted(both)} for name in (operator, "none"))
-            print(f"{'':<9}against none, points: {against(ours, theirs, labels)}")
+            print(f"{'':<10}against none, points: {against(ours, theirs, labels)}")
 
 
 if __name__ == "__main__":
