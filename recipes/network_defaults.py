@@ -12,6 +12,7 @@ NETWORK_DEFAULTS = {
     "learning_rate": 1e-3,
     "per_device_train_batch_size": 128,
     "per_device_eval_batch_size": 256,
+    "length_grouped_batches": True,  # of texts in random order half and more is padding
     "num_train_epochs": 3.0,
     "warmup_steps": 100,
     "save_steps": 1000,

@@ -18,6 +18,7 @@ DEFAULTS = {
     "copies": 20,
     "logit_loss": "mse",
     "learning_rate": 5e-5,
+    "length_grouped_batches": True,  # of texts in random order half and more is padding
     "per_device_train_batch_size": 64,
     "num_train_epochs": 3.0,
     "warmup_steps": 100,

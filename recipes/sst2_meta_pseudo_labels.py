@@ -23,6 +23,7 @@ DEFAULTS = {
     # The number of rows in a step: that makes the feedback the gradient of the student's expected labelled loss.
     "meta_pseudo_labels": {"feedback_weight": 32.0, "teacher_learning_rate": 1e-5},
     "learning_rate": 5e-5,
+    "length_grouped_batches": True,  # of texts in random order half and more is padding
     "per_device_train_batch_size": 32,
     "num_train_epochs": 3.0,
     "warmup_steps": 100,

@@ -32,7 +32,7 @@ def test_the_options_of_the_readmes_recipe_command_are_legal(tmp_path):
     words = command.replace("\\\n", " ").split()
     training, data, models, augmentation, _ = parse_arguments(RECIPE_ARGUMENTS, words[3:])
     assert models.student_layers == [2, 4, 6] and augmentation.copies == 2
-    assert training.length_grouped_batches and data.train_file == "train.parquet"
+    assert training.num_train_epochs == 1 and data.train_file == "train.parquet"
 
 
 def test_the_readmes_yaml_is_legal(tmp_path):
