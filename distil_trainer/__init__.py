@@ -77,6 +77,7 @@ _NAMES = {
     "opening": ["open_run"],
     "plots": ["plot_accuracy_against_latency"],
     "preflight": ["check_distillation", "findings_table"],
+    "pruning": ["GradualPruning", "prune", "prune_vocabulary", "recover"],
     "pseudo_labels": ["entropy_bits", "hard_pseudo_labels", "keep_confident"],
     "recipe": ["distil", "run_recipe"],
     "recipe_arguments": ["RECIPE_ARGUMENTS", "ModelArguments", "ShippingArguments"],

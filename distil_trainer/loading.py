@@ -7,11 +7,18 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import try_to_load_from_cache
-from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+)
 
 import distil_trainer.students  # noqa: F401  makes their folders loadable, with no code from the folders
 from distil_trainer.input_checks import check_padding
 from distil_trainer.labels import label_permutation, model_label_names
+from distil_trainer.students.pruned_encoders import class_for_pruned_heads
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +56,7 @@ def load_classifier(name_or_path, *, revision=None, label_names=None, to_be_trai
     tokenizer = _load_tokenizer(name, revision, trust_remote_code)
     # The folder of a student of this package holds a copy of its code, which may be an older one.
     runs_its_code = trust_remote_code and not _is_our_student(config)
-    model = _load_model(name, revision, label_names, to_be_trained, runs_its_code)
+    model = _load_model(name, revision, label_names, to_be_trained, runs_its_code, class_for_pruned_heads(config))
     model.config._commit_hash = _commit_hash(name, revision)
     rows, tokens = model.get_input_embeddings().num_embeddings, len(tokenizer)
     if tokens > rows:
@@ -152,12 +159,17 @@ def _load_tokenizer(name, revision, trust_remote_code):
     return tokenizer
 
 
-def _load_model(name, revision, label_names, to_be_trained, trust_remote_code):
+def _load_model(name, revision, label_names, to_be_trained, trust_remote_code, pruned_class):
     label_maps = {}
     if to_be_trained and label_names is not None:
         label_maps["id2label"] = dict(enumerate(label_names))
         label_maps["label2id"] = {label: index for index, label in enumerate(label_names)}
-    model, loading = AutoModelForSequenceClassification.from_pretrained(
+    loader = AutoModelForSequenceClassification
+    if pruned_class is not None:
+        # The class of transformers 5 knows of no pruned heads; that of 4.57 would lose the code for it when it is saved.
+        loader, trust_remote_code = pruned_class, False
+        label_maps = {"config": AutoConfig.from_pretrained(name, revision=revision, **label_maps)}
+    model, loading = loader.from_pretrained(
         name,
         revision=revision,
         dtype=torch.float32,  # transformers 5 keeps a checkpoint's float16

@@ -44,7 +44,7 @@ PIPELINE = [
     ["preflight"],
     ["data_preparation", "training_events"],
     ["trainer"],
-    ["fine_tuning", "scratch_teacher"],
+    ["fine_tuning", "scratch_teacher", "pruning"],
     ["evaluation", "scores"],
     ["export"],
     ["latency", "report", "tables", "plots", "audit_tables", "audit_plot", "model_card", "hub"],

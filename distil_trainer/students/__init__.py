@@ -24,6 +24,7 @@ from distil_trainer.students.embedding_bag import (
 )
 from distil_trainer.students.glove_cnn import GloveCnnConfig, GloveCnnForSequenceClassification, GloveCnnModel
 from distil_trainer.students.layer_selection import student_from_teacher
+from distil_trainer.students.pruned_encoders import PRUNED_CLASSES
 from distil_trainer.students.student_configuration import StudentConfig
 from distil_trainer.students.student_models import StudentClassifier, StudentModel
 from distil_trainer.students.transformer_cnn import (
@@ -68,3 +69,6 @@ for _classifier, _model in (
     AutoConfig.register(_model.config_class.model_type, _model.config_class, exist_ok=True)
     AutoModel.register(_model.config_class, _model, exist_ok=True)
     AutoModelForSequenceClassification.register(_model.config_class, _classifier, exist_ok=True)
+for _classifier in PRUNED_CLASSES.values():
+    AutoConfig.register(_classifier.config_class.model_type, _classifier.config_class, exist_ok=True)
+    AutoModelForSequenceClassification.register(_classifier.config_class, _classifier, exist_ok=True)
