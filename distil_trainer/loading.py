@@ -166,7 +166,7 @@ def _load_model(name, revision, label_names, to_be_trained, trust_remote_code, p
         label_maps["label2id"] = {label: index for index, label in enumerate(label_names)}
     loader = AutoModelForSequenceClassification
     if pruned_class is not None:
-        # The class of transformers 5 knows of no pruned heads; that of 4.57 would lose the code for it when it is saved.
+        # The class of transformers 5 knows of no pruned heads, and that of 4.57 would be saved without code for 5.
         loader, trust_remote_code = pruned_class, False
         label_maps = {"config": AutoConfig.from_pretrained(name, revision=revision, **label_maps)}
     model, loading = loader.from_pretrained(
