@@ -99,7 +99,10 @@ def _renumber_post_processor(processor, new_number):
     for each in processor.get("processors", []):
         _renumber_post_processor(each, new_number)
     for token in (processor.get("special_tokens") or {}).values():
-        token["ids"] = [int(new_number[number]) for number in token["ids"]]
+        # One beyond the table stays there: it is how the tokenizers of this package have pairs refused.
+        known = [number < len(new_number) for number in token["ids"]]
+        numbers = zip(token["ids"], known, strict=True)
+        token["ids"] = [int(new_number[number]) if is_known else number for number, is_known in numbers]
     for name in ("sep", "cls"):
         if name in processor:
             token, number = processor[name]

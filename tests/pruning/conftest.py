@@ -1,16 +1,7 @@
 """Tiny classifiers whose logits differ from row to row by as much as they are large."""
 
 import pytest
-import torch
-
-
-def shaken(model):
-    """Give a model weights so large that each head and neuron is felt in the logits."""
-    torch.manual_seed(5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.2 if parameter.dim() > 1 else 0.1).add_(parameter.dim() == 1)
-    return model.eval()
+from gated import shaken
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Logits of models as they are, and with heads and neurons gated off."""
+"""Models whose logits are of some size, and these logits, with heads and neurons gated off."""
 
 import numpy as np
 import torch
@@ -10,6 +10,15 @@ INPUTS = {
     "input_ids": torch.tensor([[2, 7, 9, 11, 30, 3], [2, 8, 3, 0, 0, 0], [2, 40, 41, 12, 3, 0]]),
     "attention_mask": torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 0]]),
 }
+
+
+def shaken(model):
+    """Give a model weights so large that each head and neuron is felt in the logits."""
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2 if parameter.dim() > 1 else 0.1).add_(parameter.dim() == 1)
+    return model.eval()
 
 
 def logits_of(model, inputs=INPUTS):
