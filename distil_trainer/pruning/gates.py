@@ -126,7 +126,6 @@ class Gates:
                     (index, kind), torch.ones(len(states), len(is_open), device=states.device, requires_grad=True)
                 )
                 factor = factor * gates.to(states.dtype)[:, None]
-            gated = states.unflatten(-1, (-1, width)) * factor.unsqueeze(-1)
-            return (gated.flatten(-2), *arguments[1:])
+            return (states * factor.repeat_interleave(width, dim=-1), *arguments[1:])
 
         return gate

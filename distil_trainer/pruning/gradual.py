@@ -142,7 +142,8 @@ class GradualPruning(TrainerCallback, ExportableState):
         """Return the cuts by the step after which they are made; of several at one step the last."""
         first, last, num_cuts = (self._arguments[name] for name in ("first_cut", "last_cut", "num_cuts"))
         shares = [first + (last - first) * (cut - 1) / max(1, num_cuts - 1) for cut in range(1, num_cuts)] + [last]
-        return {max(1, math.ceil(share * max_steps)): cut for cut, share in enumerate(shares, start=1)}
+        steps = [math.ceil(round(share * max_steps, 6)) for share in shares]  # 6.000000000000001 is step 6
+        return {max(1, step): cut for cut, step in enumerate(steps, start=1)}
 
     def _cut(self, cut, step):
         left = (1 - cut / self._arguments["num_cuts"]) ** 3

@@ -5,13 +5,13 @@ from collections import defaultdict
 import numpy as np
 
 
-def tokens_that_stay(described, in_use, texts_with_unknown):
+def tokens_that_stay(described, in_use, words=()):
     """Add to the tokens in use those without which a tokenizer would not find them.
 
     Args:
         described (`dict`): the tokenizer, as `tokenizer_json` gives it.
         in_use (`np.ndarray` of shape `(num_tokens,)`, bool): tokens that the texts are made of; left as it is.
-        texts_with_unknown (`Callable`): returns an iterator over the texts that hold an unknown token.
+        words (`Iterable[str]`, *optional*): unknown ones among them, as `words_of` gives them; read for WordPiece.
 
     Returns:
         `np.ndarray` of shape `(num_tokens,)`, bool: these, special and added tokens, and what a word goes through
@@ -21,24 +21,40 @@ def tokens_that_stay(described, in_use, texts_with_unknown):
     stay[[token["id"] for token in described["added_tokens"]]] = True
     model = described["model"]
     add = {"WordPiece": _add_wordpiece, "BPE": _add_bpe, "Unigram": _add_unigram, "WordLevel": _add_unknown}
-    add[model["type"]](model, stay, described, texts_with_unknown)
+    add[model["type"]](model, stay, words)
     return stay
 
 
-def _add_unknown(model, stay, described, texts_with_unknown):
+def words_of(backend, texts):
+    """Return the words of some texts as a tokenizer's model is given them, each once (`set[str]`).
+
+    Args:
+        backend (`tokenizers.Tokenizer`): the tokenizer.
+        texts (`Iterable[str]`): the texts.
+    """
+    words = set()
+    for text in texts:
+        if backend.normalizer is not None:
+            text = backend.normalizer.normalize_str(text)
+        pieces = [(text, None)] if backend.pre_tokenizer is None else backend.pre_tokenizer.pre_tokenize_str(text)
+        words |= {word for word, _ in pieces}
+    return words
+
+
+def _add_unknown(model, stay, words):
     if model.get("unk_token") in model["vocab"]:
         stay[model["vocab"][model["unk_token"]]] = True
 
 
-def _add_wordpiece(model, stay, described, texts_with_unknown):
+def _add_wordpiece(model, stay, words):
     """Keep the pieces that an unknown word begins with.
 
     The longest piece is taken first. Were it gone, a shorter one might be taken, and the word be unknown no more.
     """
-    _add_unknown(model, stay, described, texts_with_unknown)
+    _add_unknown(model, stay, words)
     vocab, prefix = model["vocab"], model["continuing_subword_prefix"]
     longest = max(map(len, vocab))
-    for word in _words(described, texts_with_unknown()):
+    for word in words:
         if len(word) > model["max_input_chars_per_word"]:
             continue
         pieces, start = [], 0
@@ -53,23 +69,7 @@ def _add_wordpiece(model, stay, described, texts_with_unknown):
             start += len(piece) - len(lead)
 
 
-def _words(described, texts):
-    """Yield each word of the texts once, as a tokenizer's model is given it."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_str(described["json"])
-    seen = set()
-    for text in texts:
-        if tokenizer.normalizer is not None:
-            text = tokenizer.normalizer.normalize_str(text)
-        pieces = [(text, None)] if tokenizer.pre_tokenizer is None else tokenizer.pre_tokenizer.pre_tokenize_str(text)
-        for word, _ in pieces:
-            if word not in seen:
-                seen.add(word)
-                yield word
-
-
-def _add_bpe(model, stay, described, texts_with_unknown):
+def _add_bpe(model, stay, words):
     """Keep all that a token is merged from, down to single characters.
 
     Merges are made in the order of their list, so that leaving out those that no kept token needs changes none of the
@@ -102,7 +102,7 @@ def merges_of(model):
         yield left, right, left + right[len(prefix) :]
 
 
-def _add_unigram(model, stay, described, texts_with_unknown):
+def _add_unigram(model, stay, words):
     """Keep the unknown token, single bytes, and the token of the lowest score.
 
     The best cut of a text into tokens stays the best among fewer. An unknown character costs 10 more than the rarest

@@ -19,7 +19,7 @@ def tokenizer_json(tokenizer):
         tokenizer (`PreTrainedTokenizerFast`): any.
 
     Returns:
-        `dict`: its `tokenizer.json`, and in `json` the same as a string.
+        `dict`: its `tokenizer.json`.
 
     Raises:
         ValueError: if it is no fast tokenizer, or one of a kind whose tokens cannot be taken out one by one.
@@ -29,8 +29,7 @@ def tokenizer_json(tokenizer):
             f"tokenizer={type(tokenizer).__name__} is a slow one, whose vocabulary stands in its own code: give the "
             "fast one, which has a tokenizer.json."
         )
-    as_text = tokenizer.backend_tokenizer.to_str()
-    described = json.loads(as_text)
+    described = json.loads(tokenizer.backend_tokenizer.to_str())
     model = described["model"]
     if model["type"] not in _KINDS:
         raise ValueError(
@@ -42,7 +41,7 @@ def tokenizer_json(tokenizer):
             f"tokenizer has dropout={model['dropout']}: it cuts the same text differently each time, so that there is "
             "no telling which tokens are in use. Set `tokenizer.backend_tokenizer.model.dropout = None`."
         )
-    return {**described, "json": as_text}
+    return described
 
 
 def make_smaller_tokenizer(tokenizer, described, stay):
@@ -57,7 +56,7 @@ def make_smaller_tokenizer(tokenizer, described, stay):
         `PreTrainedTokenizerFast`: of the same class, with the same settings.
     """
     new_number = np.where(stay, np.cumsum(stay) - 1, -1)
-    smaller = {name: copy.deepcopy(value) for name, value in described.items() if name != "json"}
+    smaller = copy.deepcopy(described)
     smaller["truncation"] = smaller["padding"] = None  # of the last call
     _shrink_model(smaller["model"], new_number)
     for token in smaller["added_tokens"]:

@@ -4,13 +4,15 @@ TextPruner (Yang et al. 2022, https://arxiv.org/abs/2203.15996), section 3.1, pr
 come out as the same tokens, which is checked on each of them.
 """
 
+from itertools import compress
+
 import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 
 from distil_trainer.pruning.checks import check_tokenizer
-from distil_trainer.pruning.kept_tokens import tokens_that_stay
+from distil_trainer.pruning.kept_tokens import tokens_that_stay, words_of
 from distil_trainer.pruning.smaller_tokenizer import make_smaller_tokenizer, tokenizer_json
 from distil_trainer.pruning.surgery import plain_copy
 from distil_trainer.students.encoder_layers import FAMILIES, PRUNED_PREFIX
@@ -64,13 +66,15 @@ def prune_vocabulary(model, tokenizer, texts):
     _check_belongs(model, tokenizer)
     if not len(texts):
         raise ValueError("texts is empty: all tokens but the special ones would be cut, and every word unknown.")
-    in_use = np.zeros(len(tokenizer), dtype=bool)
+    in_use, words = np.zeros(len(tokenizer), dtype=bool), set()
     for batch in _batches(texts, "Tokens in use"):
         ids = tokenizer(write_mask_token(batch, tokenizer), verbose=False)["input_ids"]
         in_use[np.unique(np.concatenate([np.asarray(row, dtype=np.int64) for row in ids]))] = True
+        has_unknown = [tokenizer.unk_token_id in row for row in ids]
+        words |= words_of(tokenizer.backend_tokenizer, compress(batch, has_unknown))
     if model_type.endswith("roberta"):  # counts positions from the number of its padding token
         in_use[: tokenizer.pad_token_id + 1] = True
-    stay = tokens_that_stay(described, in_use, lambda: _texts_with_unknown(texts, tokenizer))
+    stay = tokens_that_stay(described, in_use, words)
     smaller = make_smaller_tokenizer(tokenizer, described, stay)
     _check_same_tokens(texts, tokenizer, smaller, stay)
     return _smaller_model(model, stay, smaller), smaller
@@ -92,13 +96,6 @@ def _batches(texts, description):
             batch = list(texts[start : start + _TEXTS_PER_BATCH])
             yield batch
             bar.update(len(batch))
-
-
-def _texts_with_unknown(texts, tokenizer):
-    """Yield the texts that hold an unknown token."""
-    for batch in _batches(texts, "Unknown words"):
-        ids = tokenizer(write_mask_token(batch, tokenizer), verbose=False)["input_ids"]
-        yield from (text for text, row in zip(batch, ids, strict=True) if tokenizer.unk_token_id in row)
 
 
 def _check_same_tokens(texts, tokenizer, smaller, stay):

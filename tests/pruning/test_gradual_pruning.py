@@ -133,7 +133,7 @@ def test_one_by_eight_equals_four_by_two(student, make_trainer):
     assert largest_difference(*trained) < 1e-5
 
 
-@pytest.mark.parametrize("step", [3, 4, 9])
+@pytest.mark.parametrize("step", [3, 4])
 def test_a_resumed_run_equals_one_that_was_not_interrupted(student, make_trainer, tmp_path, step):
     straight = make_trainer(copy.deepcopy(student), GradualPruning(2, 16, **SCHEDULE), "straight")
     straight.train()
@@ -168,10 +168,13 @@ def test_a_run_that_ends_early_cuts_nothing_out_and_says_so(student, make_traine
 
 
 def test_gradient_checkpointing_measures_the_same(student, make_trainer):
+    # Its name in transformers 5, and in 4.57.
+    new_name = "activation_checkpointing" in DistillationArguments.__dataclass_fields__
+    name = "activation_checkpointing" if new_name else "gradient_checkpointing"
     kept = []
     for checkpointing in (False, True):
         copied = copy.deepcopy(student)
-        make_trainer(copied, GradualPruning(2, 16, **SCHEDULE), gradient_checkpointing=checkpointing).train()
+        make_trainer(copied, GradualPruning(2, 16, **SCHEDULE), **{name: checkpointing}).train()
         kept.append(heads_left(copied))
     assert all(np.array_equal(*pair) for pair in zip(*kept, strict=True))
 

@@ -183,7 +183,7 @@ def test_the_rarest_token_and_bytes_of_a_unigram_model_stay():
     pieces = [("<unk>", 0.0), ("<0x41>", -8.0), ("a", -1.0), ("b", -2.0), ("ab", -9.5), ("c", -3.0)]
     model = {"type": "Unigram", "unk_id": 0, "vocab": pieces, "byte_fallback": True}
     in_use = np.array([False, False, True, False, False, False])
-    stay = tokens_that_stay({"model": model, "added_tokens": []}, in_use, list)
+    stay = tokens_that_stay({"model": model, "added_tokens": []}, in_use)
     assert np.flatnonzero(stay).tolist() == [0, 1, 2, 4]
     assert in_use.sum() == 1
 
