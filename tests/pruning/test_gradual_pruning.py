@@ -114,6 +114,7 @@ def test_what_is_gated_off_is_the_least_important_and_stays_off(student, make_tr
     assert_same(logits_of(student.eval()), gated_logits(before, kept))
 
 
+@pytest.mark.slow
 def test_a_second_training_leaves_the_sizes(student, make_trainer):
     trainer = make_trainer(student, GradualPruning(2, 16, **SCHEDULE))
     trainer.train()
@@ -133,7 +134,7 @@ def test_one_by_eight_equals_four_by_two(student, make_trainer):
     assert largest_difference(*trained) < 1e-5
 
 
-@pytest.mark.parametrize("step", [3, 4])
+@pytest.mark.parametrize("step", [3, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_resumed_run_equals_one_that_was_not_interrupted(student, make_trainer, tmp_path, step):
     straight = make_trainer(copy.deepcopy(student), GradualPruning(2, 16, **SCHEDULE), "straight")
     straight.train()
@@ -167,6 +168,7 @@ def test_a_run_that_ends_early_cuts_nothing_out_and_says_so(student, make_traine
     assert_same(logits_of(student.eval()), trainer.watch.logits[-1])
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_measures_the_same(student, make_trainer):
     # Its name in transformers 5, and in 4.57.
     new_name = "activation_checkpointing" in DistillationArguments.__dataclass_fields__
