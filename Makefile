@@ -45,6 +45,7 @@ study: .venv/ready
 	.venv/bin/python benchmarks/loss_study.py --output outputs/bench/loss_study.json
 	.venv/bin/python benchmarks/student_study.py --output outputs/bench/student_study.json
 	.venv/bin/python benchmarks/operator_study.py --output outputs/bench/operator_study.json
+	.venv/bin/python benchmarks/pruning_study.py --output outputs/bench/pruning_study.json
 
 style: .venv/ready
 	.venv/bin/ruff check .

@@ -32,7 +32,8 @@ class ModelShape(NamedTuple):
     Args:
         num_layers (`int`): layers of the encoder; the embedding output is layer 0 and does not count.
         hidden_size (`int`): width of its hidden states.
-        num_heads (`int`): attention heads of each layer; 0 for networks without (the students of this package).
+        num_heads (`int`): attention heads of each layer, where heads were pruned of the layer with the fewest; 0 for
+            networks without (the students of this package).
         hidden_sizes (`tuple[int, ...]`, *optional*): widths of the embedding output and of each layer, where they
             differ.
     """
@@ -60,7 +61,9 @@ def model_shape(config):
         ValueError: if the configuration does not have these figures.
     """
     try:
-        sizes = config.num_hidden_layers, config.hidden_size, config.num_attention_heads
+        pruned_heads = getattr(config, "pruned_heads", None) or {}  # transformers 5 has no such entry
+        num_heads = config.num_attention_heads - max(map(len, pruned_heads.values()), default=0)
+        sizes = config.num_hidden_layers, config.hidden_size, num_heads
         return ModelShape(*sizes, tuple(getattr(config, "hidden_sizes", ())))
     except AttributeError as error:
         raise ValueError(

@@ -21,6 +21,7 @@ from distil_trainer.preflight import Finding, check_distillation, check_lengths,
 from distil_trainer.preflight.lengths import most_tokens, share_truncated
 from distil_trainer.preflight.signal_quality import beats_chance, judge_logits
 from distil_trainer.students import EmbeddingBagConfig, EmbeddingBagForSequenceClassification, TransformerCnnConfig
+from distil_trainer.students.pruned_encoders import PrunedRobertaConfig
 
 NAMES = ["negative", "positive"]
 
@@ -291,6 +292,7 @@ def test_rows_of_tokens_are_held_against_the_positions(look, teacher, signal, to
 def test_positions_are_counted_as_each_architecture_counts_them():
     assert most_tokens(BertConfig(max_position_embeddings=512)) == 512
     assert most_tokens(RobertaConfig(max_position_embeddings=514, pad_token_id=1)) == 512
+    assert most_tokens(PrunedRobertaConfig(max_position_embeddings=514, pad_token_id=1)) == 512
     assert most_tokens(TransformerCnnConfig(RobertaConfig(max_position_embeddings=514, pad_token_id=1))) == 512
     assert most_tokens(T5Config()) is None and most_tokens(XLNetConfig()) is None
 

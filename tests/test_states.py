@@ -13,6 +13,7 @@ from transformers import (
     AlbertConfig,
     AlbertForSequenceClassification,
     BartConfig,
+    BertConfig,
     FNetConfig,
     FNetForSequenceClassification,
     FunnelConfig,
@@ -83,6 +84,12 @@ def without_dropout(model):
 
 def test_the_shape_of_every_architecture_is_read(any_teacher):
     assert model_shape(any_teacher[0].config) == ModelShape(num_layers=3, hidden_size=32, num_heads=4)
+
+
+def test_pruned_heads_are_not_counted():
+    config = BertConfig(num_attention_heads=4, hidden_size=32, num_hidden_layers=3)
+    config.pruned_heads = {0: [1], 1: [0, 2], 2: [3]}
+    assert model_shape(config) == ModelShape(num_layers=3, hidden_size=32, num_heads=2)
 
 
 def test_of_an_encoder_decoder_the_encoder_counts():

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from distil_trainer.students.encoder_layers import PRUNED_PREFIX
 from distil_trainer.text import write_mask_token
 from distil_trainer.training_data import token_lengths
 
@@ -24,7 +25,8 @@ def most_tokens(config):
     positions = getattr(config, "max_position_embeddings", None)
     if positions is None or positions <= 0:
         return None
-    return positions - config.pad_token_id - 1 if config.model_type in _POSITIONS_AFTER_PADDING else positions
+    family = config.model_type.removeprefix(PRUNED_PREFIX)
+    return positions - config.pad_token_id - 1 if family in _POSITIONS_AFTER_PADDING else positions
 
 
 def check_lengths(config, tokenizer, args, what):

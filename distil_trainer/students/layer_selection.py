@@ -56,7 +56,8 @@ def student_from_teacher(teacher, num_layers=None, layers=None):
     if getattr(config, "pruned_heads", None):
         raise ValueError(
             f"The teacher has pruned_heads={config.pruned_heads}, which count its own layers. In a student with fewer "
-            "layers they would point to other ones: choose layers from the unpruned teacher, then prune the student."
+            "layers they would point to other ones: choose layers from the unpruned teacher, then prune the student, "
+            "or call prune(teacher, num_layers=...)."
         )
     stem, depth_name = _FAMILIES[config.model_type]
     chosen = _chosen_layers(config.num_hidden_layers, num_layers, layers)
