@@ -252,10 +252,17 @@ def _transfer(transfer):
     if not transfer:
         return ""
     settings = transfer.get("settings") or {}
-    hard = settings.get("pseudo_labels") == "hard"
-    taught = (
-        "gold labels, and where there are none the teacher's first choice, for" if hard else "the teacher's answers to"
-    )
+    if settings.get("meta_pseudo_labels") is not None:
+        # Not its own settings again: they stand among the hyper-parameters.
+        settings = {name: value for name, value in settings.items() if not name.endswith("pseudo_labels")}
+        taught = (
+            "labels by a teacher that learned from what they did to the student (Meta Pseudo Labels), and then on the "
+            "gold labels of the training split; the teacher's labels were for"
+        )
+    elif settings.get("pseudo_labels") == "hard":
+        taught = "gold labels, and where there are none the teacher's first choice, for"
+    else:
+        taught = "the teacher's answers to"
     sources = ((transfer.get("audit") or {}).get("groups") or {}).get("source") or {"labelled": None}
     origins = [_ORIGINS[name] for name in _ORIGINS if name in sources]
     words = f"The student was trained on {taught} texts derived from {' and '.join(origins)}"

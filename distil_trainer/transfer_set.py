@@ -23,6 +23,11 @@ from distil_trainer.stages import short_name
 from distil_trainer.transfer_arguments import READ_WITH
 from distil_trainer.unlabelled import load_unlabelled
 
+# What is read only where copies are made by rules.
+_OF_RULES = (
+    "analyzer", "mask_probability", "replace_probability", "ngram_probability", "ngram_rule", "pool",
+)  # fmt: skip
+
 
 def make_transfer_set(run, train, evaluation_splits, transfer, training, *, analyzer=None):
     """Put together the texts that the teacher will label, without duplicates and without evaluation data.
@@ -180,7 +185,7 @@ def _settings(transfer, analyzer, seed):
             settings[name] = short_name(settings[name])
     settings["unlabelled_files"] = [os.path.basename(file) for file in transfer.unlabelled_files or []]
     unread = {"augmentation_num_proc"}
-    for needed, names in READ_WITH.items():
+    for needed, names in {**READ_WITH, "copies": _OF_RULES}.items():
         if not getattr(transfer, needed):
             unread |= {needed, *names}
     return {name: value for name, value in settings.items() if name not in unread}

@@ -38,6 +38,10 @@ def test_the_recipe_trains_with_feedback_then_on_labels_and_a_second_start_does_
     out = tmp_path / "out"
     assert (out / "meta_pseudo_labels.png").read_bytes()[:4] == b"\x89PNG"
     assert report["data"]["transfer"]["rows"] > 48
+    assert not {"copies", "mask_probability", "pool"} & set(report["data"]["transfer"]["settings"])  # were not read
+    card = (out / "README.md").read_text()
+    assert "(Meta Pseudo Labels), and then on the gold labels of the training split" in card
+    assert "pseudo_labels=" not in card and "| `feedback_weight` | 32.0 |" in card
     assert [log["step"] for log in logs_of(FEEDBACK_STAGE, tmp_path) if "feedback" in log] == [1, 2]
     # 3 epochs of 48 rows in batches of 8.
     assert report["training"]["optimizer_steps"] == 2 + 18
