@@ -62,6 +62,32 @@ def measure_latencies(models, texts, text_pairs=None, *, threads, max_length=128
     Raises:
         ValueError: if there are no models, texts or threads, or `text_pairs` has another length.
     """
+    samples = latency_samples(
+        models,
+        texts,
+        text_pairs,
+        threads=threads,
+        max_length=max_length,
+        max_texts=max_texts,
+        warmup=warmup,
+        seed=seed,
+    )
+    return {name: summarize_latency(values, threads, warmup) for name, values in samples.items()}
+
+
+def latency_samples(models, texts, text_pairs=None, *, threads, max_length=128, max_texts=200, warmup=10, seed=0):
+    """Measure as `measure_latencies` does, and return what each text took.
+
+    Args:
+        models, texts, text_pairs, threads, max_length, max_texts, warmup, seed: as in `measure_latencies`.
+
+    Returns:
+        `dict[str, np.ndarray]`: for each model one row for each text, of the same texts in the same order:
+        milliseconds of the model, milliseconds of tokenization, tokens.
+
+    Raises:
+        ValueError: as `measure_latencies`.
+    """
     if not models or not len(texts) or threads < 1 or max_texts < 1:
         raise ValueError(
             f"len(models)={len(models)}, len(texts)={len(texts)}, threads={threads}, max_texts={max_texts}: each must "
@@ -92,7 +118,24 @@ def measure_latencies(models, texts, text_pairs=None, *, threads, max_length=128
                     runner(inputs)
                     model_ms = 1000 * (time.perf_counter() - started)
                     samples[name].append((model_ms, tokenization_ms, inputs["input_ids"].shape[1]))
-    return {name: _summary(np.array(values), threads, warmup) for name, values in samples.items()}
+    return {name: np.array(values) for name, values in samples.items()}
+
+
+def summarize_latency(samples, threads, warmup):
+    """Summarize an array of `latency_samples` as one value of `measure_latencies`."""
+    model_ms, tokenization_ms, tokens = samples.T
+    return {
+        "batch_size": 1,
+        "n": len(samples),
+        "p50_ms": float(np.median(model_ms)),
+        "p95_ms": float(np.quantile(model_ms, 0.95)),
+        "mean_ms": float(model_ms.mean()),
+        "tokenization_p50_ms": float(np.median(tokenization_ms)),
+        "mean_tokens": float(tokens.mean()),
+        "threads": threads,
+        "warmup": warmup,
+        "cpu": cpu_name(),
+    }
 
 
 @contextlib.contextmanager
@@ -135,19 +178,3 @@ def _timed_encoder(tokenizer, texts, text_pairs, max_length):
         return inputs, 1000 * (time.perf_counter() - started)
 
     return encode
-
-
-def _summary(samples, threads, warmup):
-    model_ms, tokenization_ms, tokens = samples.T
-    return {
-        "batch_size": 1,
-        "n": len(samples),
-        "p50_ms": float(np.median(model_ms)),
-        "p95_ms": float(np.quantile(model_ms, 0.95)),
-        "mean_ms": float(model_ms.mean()),
-        "tokenization_p50_ms": float(np.median(tokenization_ms)),
-        "mean_tokens": float(tokens.mean()),
-        "threads": threads,
-        "warmup": warmup,
-        "cpu": cpu_name(),
-    }

@@ -12,7 +12,7 @@ import distil_trainer
 ROOT = Path(distil_trainer.__file__).parent
 # Each line stands to the right of the lines above it.
 PIPELINE = [
-    ["students"],
+    ["students", "runtime", "latency"],
     [
         "text",
         "tasks",
@@ -47,7 +47,7 @@ PIPELINE = [
     ["fine_tuning", "scratch_teacher", "pruning"],
     ["evaluation", "scores"],
     ["export"],
-    ["latency", "report", "tables", "plots", "audit_tables", "audit_plot", "model_card", "hub"],
+    ["report", "tables", "plots", "audit_tables", "audit_plot", "model_card", "hub"],
     ["meta_pseudo_labels"],
     ["transfer_arguments", "recipe_arguments", "hyper_parameters"],
     [

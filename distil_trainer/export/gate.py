@@ -1,32 +1,27 @@
-"""The gate: a model ships in the smallest form that keeps its accuracy on the user's data, or not at all."""
+"""The gate: a model ships in the fastest form that passes every limit of the user, or not at all."""
 
 import json
 import logging
+import os
 
 import numpy as np
-import torch
 
-from distil_trainer.export.judging import answers_of, gold_answers, judge_file, not_made, read_texts, value_of
-from distil_trainer.export.onnx import export_onnx, onnx_runner
-from distil_trainer.export.quantization import quantize_dynamic
+from distil_trainer.export.choice import apply_limits, choose_rung, limits_table
+from distil_trainer.export.judging import answers_of, gold_answers, judge_file, read_texts, value_of
+from distil_trainer.export.ladder import Ladder, is_int8
+from distil_trainer.export.onnx import export_onnx
+from distil_trainer.export.serving import add_runtime, file_hashes, serving_facts
 from distil_trainer.export.staging import staged_folder
-from distil_trainer.export.static_quantization import choose_calibration_rows, quantize_static
+from distil_trainer.export.static_quantization import choose_calibration_rows
 from distil_trainer.headline import choose_headline
 from distil_trainer.inference import predict_logits, torch_runner
 from distil_trainer.input_checks import check_pairs, padding_side
+from distil_trainer.latency import latency_samples, summarize_latency
 from distil_trainer.tasks import REGRESSION, problem_type
 
 logger = logging.getLogger(__name__)
 
-# Name of the rung -> parts kept in float; from the smallest file to the most careful one. On a 6-layer MiniLM their
-# mean logit errors are 0.076, 0.050 and 0.046; float embeddings alone (0.070) gain little for their size.
-_RUNGS = {
-    "int8 dynamic": (),
-    "int8 dynamic, float down-projections": ("down_projections",),
-    "int8 dynamic, float down-projections and embeddings": ("down_projections", "embeddings"),
-}
-# The first rung of a graph with convolutions: dynamic int8 makes them smaller, but not faster.
-_STATIC_RUNG = "int8 static"
+_WARMUP = 10
 
 
 def ship(
@@ -40,25 +35,33 @@ def ship(
     label_column="label",
     max_length=128,
     max_accuracy_drop=0.005,
+    target_latency_ms=None,
+    max_size_mb=None,
     metric=None,
     threads=None,
     calibration_texts=None,
     calibration_text_pairs=None,
 ):
-    """Export a classifier to ONNX, quantize it to int8, and keep of it what holds its accuracy.
+    """Export a classifier to ONNX, try every form of it that suits, and choose the fastest that is good enough.
 
     Accuracy stands for the metric that is asked for: macro-F1 is gated in the same way, and of a regression, a model
     that gives a text one score, Pearson's correlation with the gold scores.
 
-    The float ONNX must equal PyTorch (see `export_onnx`) and hold its accuracy. Then rungs of int8 are tried until one
-    holds it too: static int8 first where the model has convolutions (see `quantize_static`), then dynamic int8, from
-    the smallest file on (see `quantize_dynamic`). Dynamic int8 scales activations over the batch, so each rung is
-    scored in batches and text by text, and must pass both. `folder` appears, or replaces an earlier export, only when
-    all is done:
+    The float ONNX must equal PyTorch (see `export_onnx`) and hold its accuracy. Further rungs are the float graph of
+    fused nodes (`optimize_onnx`), static int8 (`quantize_static`; not of recurrences, which it leaves in float) and
+    dynamic int8 (`quantize_dynamic`). Where no int8 holds the accuracy, dynamic int8 is made with its most harmful
+    nodes in float, as measured on the calibration texts (`node_harms`). Dynamic int8 scales activations over the
+    batch, so int8 is scored in batches and text by text, and must pass both. All files are timed in turns on the
+    evaluation texts, one text at a time (`measure_latencies`). Of those that pass every limit the one with the lowest
+    median is chosen, or a smaller one whose median is not distinguishable from it (`choose_rung`).
 
-    - `model.onnx`, and `model_quantized.onnx` where a rung passed,
+    `folder` appears, or replaces an earlier export, only when all is done:
+
+    - `model.onnx`; `model_optimized.onnx` where that was chosen; and `model_quantized.onnx`, the best int8 form that
+      passes the limits, where one does,
     - `config.json` and the tokenizer, for `ORTModelForSequenceClassification.from_pretrained(folder, file_name=...)`
       and `transformers.pipeline`,
+    - `classifier.py` and `requirements.txt`, to serve the folder without torch (see `Classifier`),
     - `report.json`, the content of which is returned.
 
     Args:
@@ -75,38 +78,52 @@ def ship(
             served; never more than `tokenizer.model_max_length`.
         max_accuracy_drop (`float`, *optional*, defaults to 0.005): how much of the metric an ONNX file may lose
             against PyTorch: 0.005 is half a percentage point of accuracy, or 0.005 of Pearson's correlation.
+        target_latency_ms (`float`, *optional*): the longest median time of one text on this machine, without
+            tokenization. By default any.
+        max_size_mb (`float`, *optional*): the largest chosen file, in millions of bytes. By default any.
         metric (`str`, *optional*): "accuracy" or "macro_f1", of a regression "pearson"; by default accuracy or
             "pearson".
         threads (`int`, *optional*): threads of onnxruntime; all cores by default.
         calibration_texts (`list[str]`, *optional*): some hundreds of texts of the training data, for the scales of
-            static int8. Only a model with convolutions needs them; without them it goes on to dynamic int8.
+            static int8 and the harm of each node. Without them there is no static int8, and parts that are known to be
+            harmful stay in float.
         calibration_text_pairs (`list[str]`, *optional*): their second sentences.
 
     Returns:
-        `dict`: `chosen` (`"model_quantized.onnx"` or `"model.onnx"`), `num_rows`, `metric`, `pytorch_accuracy`,
-        `max_accuracy_drop`, `max_length`, `threads`, `export` (engine, opset, parity), `quantization` (of the rung
-        that passed, or `None`) and `rungs`, one for each form tried: `name`, `file` (`None` where it was not kept),
+        `dict`: `chosen` (`"model_quantized.onnx"`, `"model_optimized.onnx"` or `"model.onnx"`), `chosen_rung`,
+        `num_rows`, `metric`, `pytorch_accuracy`, `max_accuracy_drop`, `target_latency_ms`, `max_size_mb`,
+        `max_length`, `threads`, `export` (engine, opset, parity), `quantization` (of the int8 file that was kept, or
+        `None`), `latency` (how it was measured), `serving` (see `serving_facts`; `None` where `classifier.py` was left
+        out), `sha256` (by file) and `rungs`, one for each form tried: `name`, `file` (`None` where it was not kept),
         `size_bytes`, `accuracy` and `accuracy_change` (the worse of the two ways of batching),
         `agreement_with_pytorch` (share of rows with the same label, in batches), `agreement_batch_1` (text by text;
-        `None` for float, which does not depend on the batch), `passed` and `reason`. With another metric its name
-        stands for `accuracy`: `pytorch_macro_f1`, `pearson_change`. Of scores, `difference_from_pytorch` and
+        `None` for float, which does not depend on the batch), `p50_ms`, `p95_ms`, `p50_difference_ms` (of rungs that
+        pass: the 95 % interval of the difference from the fastest), `passed` and `reason`. With another metric its
+        name stands for `accuracy`: `pytorch_macro_f1`, `pearson_change`. Of scores, `difference_from_pytorch` and
         `difference_batch_1`, the largest difference of a score, take the place of the agreements: a correlation does
         not see scores that are shifted or stretched.
 
     Raises:
         TypeError: if a text is not a string.
-        ValueError: if the data lacks a column, a label or rows, or has labels that are not the model's, or scores that
-            are all the same; if the model gives several labels or scores a row, or logits that are not finite, or
-            cannot read `max_length` tokens; if its task has no such metric; if fewer than 8 calibration texts are
-            not blank, or they do not have second sentences as the data has.
-        RuntimeError: if the float ONNX does not equal PyTorch or loses more accuracy than allowed. Nothing is written.
+        ValueError: if the data lacks a column, a label or rows, or has labels that are not the model's, or labels or
+            scores that are all the same; if the model gives several labels or scores a row, or logits that are not
+            finite, or cannot read `max_length` tokens; if its task has no such metric, or a limit is not above zero;
+            if fewer than 8 calibration texts are not blank, or they do not have second sentences as the data has.
+        RuntimeError: if the float ONNX does not equal PyTorch or loses more accuracy than allowed, or no rung passes
+            the limits: then the message has the table of what each reached. Nothing is written.
         FileExistsError: if `folder` holds anything but an earlier export.
+
+    Reference:
+        Kim and Awadalla, FastFormers, https://arxiv.org/abs/2010.13382, for the order of the rungs.
     """
     if not 0 <= max_accuracy_drop < 1:
         raise ValueError(
             f"max_accuracy_drop={max_accuracy_drop} must be at least 0 and below 1: half a percentage point, or 0.005 "
             "of a correlation, is 0.005. With any other value the gate would let nothing or everything through."
         )
+    for name, limit in (("target_latency_ms", target_latency_ms), ("max_size_mb", max_size_mb)):
+        if limit is not None and not limit > 0:
+            raise ValueError(f"{name}={limit} must be above 0, or None for no limit: no file could ever keep to it.")
     check_pairs(model.config, tokenizer, text_pair_column)
     max_length = min(max_length, tokenizer.model_max_length)
     eval_dataset = eval_dataset.with_format(None)
@@ -114,23 +131,22 @@ def ship(
     metric = choose_headline(metric, problem_type(model.config)).key
     texts, pairs = read_texts(eval_dataset, text_column, text_pair_column)
     gold = gold_answers(eval_dataset, label_column, model.config)
-    names = [*([_STATIC_RUNG] if _has_convolutions(model) else []), *_RUNGS]
-    if calibration_texts is not None and _STATIC_RUNG in names:
+    calibration = None
+    if calibration_texts is not None:
         if (text_pair_column is None) != (calibration_text_pairs is None):
             raise ValueError(
                 f"text_pair_column={text_pair_column!r}, but calibration_text_pairs "
                 f"{'is None' if calibration_text_pairs is None else 'is given'}: the scales of static int8 would be "
                 "those of other inputs than are served. Give second sentences for both or for neither."
             )
-        choose_calibration_rows(calibration_texts, calibration_text_pairs)  # raises now, not after the export
+        calibration = choose_calibration_rows(calibration_texts, calibration_text_pairs)  # raises now, not later
 
     def predict(runner, **batching):
         batching["padding_side"] = padding_side(model.config)
         return predict_logits(runner, tokenizer, texts, pairs, max_length=max_length, **batching)
 
-    def score(path, *ways_of_batching):
-        runner = onnx_runner(path, threads)
-        answers = [answers_of(predict(runner, **batching), model.config) for batching in ways_of_batching]
+    def judge(path, logits):
+        answers = [answers_of(each, model.config) for each in logits]
         return judge_file(path, answers, pytorch_answers, gold, metric, max_accuracy_drop)
 
     with staged_folder(folder) as staging:
@@ -143,61 +159,73 @@ def ship(
             )
         pytorch_answers = answers_of(pytorch_logits, model.config)
         exported = export_onnx(model, tokenizer, staging, max_length=max_length)
-        rungs = [{"name": "fp32", **score(staging / "model.onnx", {})}]
+        ladder = Ladder(staging, predict, judge, metric=metric, threads=threads)
+        rungs = ladder.rungs
         if not rungs[0]["passed"]:
             raise RuntimeError(
                 f"The float ONNX does not hold the model's {metric} on {len(texts)} rows: {rungs[0]['reason']}. Its "
                 "logits equal PyTorch's on random words, so the inputs differ: see that the tokenizer is the model's "
                 "own, and that the exported graph takes all the inputs it makes. Nothing was written."
             )
-        quantization = None
-        for name in names:
-            if name == _STATIC_RUNG and calibration_texts is None:
-                rungs.append({"name": name, **not_made(metric, "not tried: it needs calibration_texts")})
-                logger.info("Static int8, the fast form of convolutions, was not tried: it needs calibration_texts.")
-                continue
-            try:
-                if name == _STATIC_RUNG:
-                    attempt = quantize_static(
-                        staging, tokenizer, calibration_texts, calibration_text_pairs, max_length=max_length
-                    )
-                else:
-                    attempt = quantize_dynamic(staging, keep_float=_RUNGS[name])
-            except RuntimeError as error:
-                rungs.append({"name": name, **not_made(metric, str(error))})
-                continue
-            rungs.append({"name": name, **score(staging / "model_quantized.onnx", {}, {"tokens_per_batch": 1})})
-            if rungs[-1]["passed"]:
-                quantization = {key: value for key, value in attempt.items() if key != "path"}
-                break
-            rungs[-1]["file"] = None
-            (staging / "model_quantized.onnx").unlink()
+        ladder.climb(tokenizer, calibration, max_length)
+        cores = threads or os.cpu_count()
+        samples = latency_samples(
+            {name: (runner, tokenizer) for name, runner in ladder.runners.items()},
+            texts,
+            pairs,
+            threads=cores,
+            max_length=max_length,
+            warmup=_WARMUP,
+        )
+        latencies = {name: summarize_latency(values, cores, _WARMUP) for name, values in samples.items()}
+        for rung in rungs:
+            if rung["name"] in latencies:
+                apply_limits(rung, latencies[rung["name"]], target_latency_ms, max_size_mb)
+        passing = [rung for rung in rungs if rung["passed"]]
+        if not passing:
+            raise RuntimeError(
+                f"No form of the model passes max_accuracy_drop={max_accuracy_drop}, target_latency_ms="
+                f"{target_latency_ms} and max_size_mb={max_size_mb} with {cores} threads on this CPU "
+                f"({latencies['fp32']['cpu']}):\n{limits_table(rungs, metric)}\nNothing was written. Loosen the limit "
+                "that is missed, or distil into a smaller student."
+            )
+        milliseconds = {name: values[:, 0] for name, values in samples.items()}
+        chosen = choose_rung(passing, milliseconds)
+        int8 = [chosen] if is_int8(chosen) else [dict(rung) for rung in passing if is_int8(rung)]
+        kept_int8 = choose_rung(int8, milliseconds)["name"] if int8 else None
+        ladder.keep({chosen["name"], kept_int8})
+
+        serving = serving_facts(tokenizer, model.config, max_length=max_length, text_pair=pairs is not None)
+        has_runtime = add_runtime(staging, tokenizer, serving, texts, pairs)
+        quantization = {key: value for key, value in ladder.facts.get(kept_int8, {}).items() if key != "path"} or None
         report = {
-            "chosen": "model.onnx" if quantization is None else "model_quantized.onnx",
+            "chosen": chosen["file"],
+            "chosen_rung": chosen["name"],
             "num_rows": len(texts),
             "metric": metric,
             f"pytorch_{metric}": value_of(metric, pytorch_answers, gold),
             "max_accuracy_drop": max_accuracy_drop,
+            "target_latency_ms": target_latency_ms,
+            "max_size_mb": max_size_mb,
             "max_length": max_length,
             "threads": threads,
             "export": {key: exported[key] for key in ("engine", "opset", "parity")},
             "quantization": quantization,
+            "latency": {key: latencies["fp32"][key] for key in ("batch_size", "n", "mean_tokens", "threads", "cpu")},
+            "serving": serving if has_runtime else None,
+            "sha256": file_hashes(staging),
             "rungs": rungs,
         }
         (staging / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    if quantization is None:
+    if kept_int8 is None:
         logger.warning(
-            "No int8 form of the model holds its %s, so %s has the float model only. %s. Allow a larger "
+            "No int8 form of the model holds its %s within the limits, so %s has the float model only. %s. Allow a larger "
             "max_accuracy_drop if that is good enough.",
             metric,
             folder,
-            "; ".join(f"{rung['name']}: {rung['reason']}" for rung in rungs[1:]),
+            "; ".join(f"{rung['name']}: {rung['reason']}" for rung in rungs if is_int8(rung)),
         )
     return report
-
-
-def _has_convolutions(model):
-    return any(isinstance(module, (torch.nn.Conv1d, torch.nn.Conv2d)) for module in model.modules())
 
 
 def _check_answers(config):

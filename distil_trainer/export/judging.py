@@ -10,6 +10,8 @@ _METRICS = {"accuracy": Accuracy, "macro_f1": MacroF1, "pearson": PearsonCorrela
 # What rounding alone may cost: shares of rows are exact but for their last bits, scores may differ as logits may in
 # `export_onnx`.
 _SLACK = {"accuracy": 1e-12, "macro_f1": 1e-12, "pearson": 1e-4}
+# Filled in by `apply_limits` and `choose_rung`, once all files are there to be timed in turns.
+_NO_LATENCY = dict.fromkeys(["p50_ms", "p95_ms", "p50_difference_ms"])
 
 
 def read_texts(dataset, text_column, text_pair_column):
@@ -58,7 +60,7 @@ def gold_answers(dataset, label_column, config):
         `np.ndarray` of shape `(n,)`
 
     Raises:
-        ValueError: if a label or score is missing or illegal, the model's labels are others, or all scores are alike.
+        ValueError: if a label or score is missing or illegal, the model's labels are others, or all are alike.
     """
     _check_column(dataset, label_column, "label")
     if problem_type(config) == REGRESSION:
@@ -75,6 +77,11 @@ def gold_answers(dataset, label_column, config):
                 f"{config.num_labels - 1}, or the accuracy would count it as an error. Drop unlabelled rows, and "
                 "encode names as a ClassLabel (`dataset.class_encode_column`)."
             )
+    if len(set(labels)) == 1:
+        raise ValueError(
+            f"All {len(labels)} rows of eval_dataset have {label_column}={labels[0]}: a file that gives every text "
+            "this label would pass, whatever became of the others. Give rows of every label."
+        )
     gold = np.array(labels)
     return gold if permutation is None else np.array(permutation)[gold]
 
@@ -115,6 +122,7 @@ def judge_file(path, answers, pytorch_answers, gold, metric, max_drop):
         metric: after,
         f"{metric}_change": after - before,
         **dict(zip(_beside_keys(metric), [*beside, None][:2], strict=True)),
+        **_NO_LATENCY,
         "passed": passed,
         "reason": f"{metric} {before:.4f} -> {after:.4f}, {'within' if passed else 'beyond'} the allowed drop of "
         f"{max_drop}",
@@ -124,7 +132,7 @@ def judge_file(path, answers, pytorch_answers, gold, metric, max_drop):
 def not_made(metric, reason):
     """Return what `ship` reports of a rung, but for its name, that there is no file of."""
     figures = dict.fromkeys(["file", "size_bytes", metric, f"{metric}_change", *_beside_keys(metric)])
-    return {**figures, "passed": False, "reason": reason}
+    return {**figures, **_NO_LATENCY, "passed": False, "reason": reason}
 
 
 def _beside_keys(metric):

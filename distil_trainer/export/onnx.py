@@ -21,7 +21,7 @@ from distil_trainer.students import StudentConfig
 logger = logging.getLogger(__name__)
 
 OPSET = 17
-_TOLERANCE = 1e-4
+TOLERANCE = 1e-4
 
 
 def export_onnx(model, tokenizer, folder, *, max_length=128):
@@ -258,7 +258,7 @@ def _save_config(model, folder):
 def _check_parity(model, tokenizer, names, path, max_length):
     run_torch, run_onnx = torch_runner(model), onnx_runner(path)
     shapes = [(1, min(5, max_length)), (3, min(11, max_length)), (4, max_length)]
-    difference, tolerance = 0.0, _TOLERANCE
+    difference, tolerance = 0.0, TOLERANCE
     for seed, (batch_size, length) in enumerate(shapes):
         inputs = _ragged_batch(model, tokenizer, batch_size, length, seed)
         inputs = {name: inputs[name] for name in names}
@@ -271,7 +271,7 @@ def _check_parity(model, tokenizer, names, path, max_length):
                 "`tokenizer.model_max_length`."
             ) from error
         difference = max(difference, float(np.abs(run_onnx(inputs) - expected).max()))
-        tolerance = max(tolerance, _TOLERANCE * float(np.abs(expected).max()))
+        tolerance = max(tolerance, TOLERANCE * float(np.abs(expected).max()))
     if not difference <= tolerance:
         raise RuntimeError(
             f"The ONNX file is not the model: its logits differ from PyTorch's by up to {difference:.2g} at the "

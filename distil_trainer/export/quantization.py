@@ -23,7 +23,7 @@ WEIGHT_SETTINGS = {
 }
 
 
-def quantize_dynamic(folder, *, keep_float=()):
+def quantize_dynamic(folder, *, keep_float=(), float_nodes=()):
     """Write `model_quantized.onnx` beside `model.onnx`: int8 weights in a form chosen by this CPU's flags.
 
     Products with a weight (MatMul, convolution, LSTM) become integer ones, with a scale for each output channel;
@@ -37,12 +37,14 @@ def quantize_dynamic(folder, *, keep_float=()):
             float model's: `"down_projections"`, products whose input is wider than their output, such as the second of
             each feed-forward block (its input has the outliers), and `"embeddings"`, the tables, most of a small
             model's size.
+        float_nodes (`Iterable[str]`, *optional*, defaults to `()`): names of nodes of `model.onnx` that stay in float
+            too, such as those that [`node_harms`] finds.
 
     Returns:
         `dict`: `path` (`str`), `engine` (`"optimum"`; `"onnxruntime"` where that is not usable, and for our students),
         `cpu_configuration` (`"arm64"`, `"avx2"`, `"avx512"` or `"avx512_vnni"`), `weight_type` (`"QInt8"` or
-        `"QUInt8"`), `reduce_range`, `per_channel`, `keep_float` (`list[str]`), `nodes` (counts of the nodes that
-        quantization made), `float_size_bytes`, `size_bytes`.
+        `"QUInt8"`), `reduce_range`, `per_channel`, `keep_float` and `float_nodes` (`list[str]`), `nodes` (counts of
+        the nodes that quantization made), `float_size_bytes`, `size_bytes`.
 
     Raises:
         ImportError: if `onnx` or `onnxruntime` is not installed.
@@ -59,9 +61,11 @@ def quantize_dynamic(folder, *, keep_float=()):
     cpu = cpu_configuration()
     # With signed weights a dynamic convolution takes three times as long as a float one, with unsigned ones as long
     # (GloVe-CNN, onnxruntime 1.31, AVX-512 with VNNI).
-    signed, reduce_range = (False, False) if _has_convolutions(source) else WEIGHT_SETTINGS[cpu]
+    signed, reduce_range = (False, False) if _has_nodes(source, "Conv") else WEIGHT_SETTINGS[cpu]
     operators = ["MatMul", "Conv", "LSTM"] + ([] if "embeddings" in keep_float else ["Gather"])
     excluded = float_products(source, down_projections="down_projections" in keep_float)
+    # onnxruntime makes a MatMul of this name, and an Add, of each Gemm before it quantizes.
+    excluded += [name for node in float_nodes for name in (node, f"{node}_MatMul")]
     # Optimum would load the configuration, and ask whether the code that lies beside it may run.
     engine = "optimum" if optimum_is_usable() and not brings_code(source.parent) else "onnxruntime"
     with staged_file(source.with_name("model_quantized.onnx")) as path:
@@ -76,6 +80,7 @@ def quantize_dynamic(folder, *, keep_float=()):
         "reduce_range": reduce_range,
         "per_channel": True,
         "keep_float": list(keep_float),
+        "float_nodes": list(float_nodes),
         **result,
     }
 
@@ -120,10 +125,15 @@ def float_products(source, down_projections):
     return names
 
 
-def _has_convolutions(source):
+def has_recurrences(folder):
+    """Return whether the `model.onnx` of a folder has LSTM nodes, which static int8 leaves in float."""
+    return _has_nodes(find_model(folder), "LSTM")
+
+
+def _has_nodes(source, kind):
     import onnx
 
-    return any(node.op_type == "Conv" for node in onnx.load(source, load_external_data=False).graph.node)
+    return any(node.op_type == kind for node in onnx.load(source, load_external_data=False).graph.node)
 
 
 def _quantize_through_optimum(source, staging, cpu, signed, reduce_range, operators, excluded):

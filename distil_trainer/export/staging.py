@@ -17,11 +17,14 @@ _EXPORT_FILES = {
     "README.md",
     "added_tokens.json",
     "chat_template.jinja",
+    "classifier.py",
     "config.json",
     "merges.txt",
     "model.onnx",
+    "model_optimized.onnx",
     "model_quantized.onnx",
     "report.json",
+    "requirements.txt",
     "sentencepiece.bpe.model",
     "special_tokens_map.json",
     "spiece.model",
@@ -102,11 +105,20 @@ def brings_code(folder):
     return bool(_auto_map(folder / "config.json"))
 
 
-def _auto_map(path):
+def read_config(folder):
+    """Return the configuration of a model folder as it is written (`dict`, empty where there is none)."""
+    return _read_json(folder / "config.json")
+
+
+def _read_json(path):
     try:
-        auto_map = json.loads(path.read_text(encoding="utf-8")).get("auto_map") or {}
-    except (OSError, ValueError):  # refers to no code
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
+
+
+def _auto_map(path):
+    auto_map = _read_json(path).get("auto_map") or {}
     return auto_map if isinstance(auto_map, dict) else {"AutoTokenizer": auto_map}  # as older tokenizers have it
 
 

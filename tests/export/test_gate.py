@@ -9,14 +9,15 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from transformers import AutoTokenizer, pipeline
 
-from distil_trainer.export import gate
+from distil_trainer.export import gate, ladder
 from distil_trainer.export.gate import ship
 from distil_trainer.export.judging import judge_file
 from distil_trainer.export.onnx import onnx_runner
 from distil_trainer.inference import predict_logits, torch_runner
 from distil_trainer.loading import load_classifier
 
-RUNGS = ["fp32", *gate._RUNGS]
+FORMS = ["fp32", "fp32 optimized", "int8 static", "int8 dynamic"]
+RUNGS = [*FORMS, *ladder.FIXED_RUNGS]
 
 
 @pytest.fixture
@@ -40,18 +41,18 @@ def scored(teacher, tokenizer):
 
 def break_int8(monkeypatch, keep_working=()):
     """Make quantized files answer at random, but those of the rungs in `keep_working`."""
-    real_quantize, real_runner, broken = gate.quantize_dynamic, gate.onnx_runner, []
+    real_quantize, real_runner, broken = ladder.quantize_dynamic, ladder.onnx_runner, []
 
-    def quantize(folder, *, keep_float):
+    def quantize(folder, *, keep_float=(), float_nodes=()):
         broken[:] = [keep_float not in keep_working]
-        return real_quantize(folder, keep_float=keep_float)
+        return real_quantize(folder, keep_float=keep_float, float_nodes=float_nodes)
 
     def runner(path, threads):
         run = real_runner(path, threads)
         return (lambda inputs: -run(inputs)) if path.name == "model_quantized.onnx" and broken[0] else run
 
-    monkeypatch.setattr(gate, "quantize_dynamic", quantize)
-    monkeypatch.setattr(gate, "onnx_runner", runner)
+    monkeypatch.setattr(ladder, "quantize_dynamic", quantize)
+    monkeypatch.setattr(ladder, "onnx_runner", runner)
 
 
 def test_a_model_that_holds_its_accuracy_ships_as_int8_with_its_report(scored, tokenizer, tmp_path):
@@ -63,7 +64,9 @@ def test_a_model_that_holds_its_accuracy_ships_as_int8_with_its_report(scored, t
     assert json.loads((tmp_path / "onnx" / "report.json").read_text()) == report
     assert report["chosen"] == "model_quantized.onnx"
     assert (report["num_rows"], report["pytorch_accuracy"]) == (24, 0.75)
-    fp32, int8 = report["rungs"]
+    fp32, optimized, static, int8 = report["rungs"]
+    assert (static["reason"], static["file"]) == ("not tried: it needs calibration_texts", None)
+    assert optimized["passed"] and optimized["file"] is None and optimized["agreement_with_pytorch"] == 1.0
     assert (fp32["name"], fp32["file"], int8["name"], int8["file"]) == (
         "fp32",
         "model.onnx",
@@ -88,7 +91,7 @@ def test_the_reported_accuracy_is_the_worse_of_batched_and_alone(scored, tokeniz
         predict_logits(run, tokenizer, reviews["sentence"], **batching).argmax(1)
         for batching in ({}, {"tokens_per_batch": 1})
     )
-    int8 = report["rungs"][1]
+    int8 = report["rungs"][-1]
     assert int8["accuracy"] == min(np.mean(batched == gold), np.mean(alone == gold))
     assert int8["agreement_with_pytorch"] == np.mean(batched == pytorch.argmax(1))
     assert int8["agreement_batch_1"] == np.mean(alone == pytorch.argmax(1))
@@ -119,6 +122,8 @@ def test_the_next_rung_is_tried_when_one_loses_accuracy(scored, tokenizer, tmp_p
     report = ship(model, tokenizer, tmp_path / "onnx", reviews, max_length=64, max_accuracy_drop=0.1)
     assert [(rung["name"], rung["passed"], rung["file"]) for rung in report["rungs"]] == [
         ("fp32", True, "model.onnx"),
+        ("fp32 optimized", True, None),
+        ("int8 static", False, None),
         ("int8 dynamic", False, None),
         ("int8 dynamic, float down-projections", True, "model_quantized.onnx"),
     ]
@@ -132,10 +137,10 @@ def test_where_no_rung_passes_only_the_float_model_is_left_with_a_warning(
     break_int8(monkeypatch)
     with caplog.at_level(logging.WARNING, logger="distil_trainer"):
         report = ship(model, tokenizer, tmp_path / "onnx", reviews, max_length=64)
-    assert report["chosen"] == "model.onnx"
+    assert report["chosen"] == "model_optimized.onnx"
     assert report["quantization"] is None
     assert [rung["name"] for rung in report["rungs"]] == RUNGS
-    assert [rung["passed"] for rung in report["rungs"]] == [True, False, False, False]
+    assert [rung["passed"] for rung in report["rungs"]] == [True, True, False, False, False, False]
     assert not (tmp_path / "onnx" / "model_quantized.onnx").exists()
     assert "int8 dynamic: accuracy 0.7500 -> 0.2500, beyond the allowed drop of 0.005" in caplog.text
 
@@ -143,20 +148,22 @@ def test_where_no_rung_passes_only_the_float_model_is_left_with_a_warning(
 def test_a_rung_that_cannot_be_made_is_reported_with_its_reason(scored, tokenizer, tmp_path, monkeypatch):
     model, reviews = scored
 
-    def refuse(folder, *, keep_float):
+    def refuse(folder):
         raise RuntimeError("Quantization left no integer nodes")
 
-    monkeypatch.setattr(gate, "quantize_dynamic", refuse)
+    monkeypatch.setattr(ladder, "quantize_dynamic", refuse)
+    monkeypatch.setattr(ladder, "optimize_onnx", refuse)
     report = ship(model, tokenizer, tmp_path / "onnx", reviews, max_length=64)
     assert report["chosen"] == "model.onnx"
-    assert [rung["reason"] for rung in report["rungs"][1:]] == ["Quantization left no integer nodes"] * 3
+    assert [rung["name"] for rung in report["rungs"]] == FORMS
+    assert [report["rungs"][rung]["reason"] for rung in (1, 3)] == ["Quantization left no integer nodes"] * 2
     assert all(rung.keys() == report["rungs"][0].keys() for rung in report["rungs"])
 
 
 def test_a_float_model_that_loses_accuracy_is_refused_and_nothing_is_written(scored, tokenizer, tmp_path, monkeypatch):
     model, reviews = scored
-    real_runner = gate.onnx_runner
-    monkeypatch.setattr(gate, "onnx_runner", lambda *given: lambda inputs: -real_runner(*given)(inputs))
+    real_runner = ladder.onnx_runner
+    monkeypatch.setattr(ladder, "onnx_runner", lambda *given: lambda inputs: -real_runner(*given)(inputs))
     with pytest.raises(
         RuntimeError, match="float ONNX does not hold the model's accuracy on 24 rows.*0.7500 -> 0.2500"
     ):
@@ -169,7 +176,7 @@ def test_a_second_call_replaces_the_folder_and_a_failed_one_leaves_it(scored, to
     ship(model, tokenizer, tmp_path / "onnx", reviews, max_length=64, max_accuracy_drop=0.1)
     before = {path.name: path.read_bytes() for path in (tmp_path / "onnx").iterdir()}
     with monkeypatch.context() as patch:
-        patch.setattr(gate, "quantize_dynamic", lambda *given, **named: 1 / 0)
+        patch.setattr(ladder, "quantize_dynamic", lambda *given, **named: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             ship(model, tokenizer, tmp_path / "onnx", reviews, max_length=64)
     assert {path.name: path.read_bytes() for path in (tmp_path / "onnx").iterdir()} == before
@@ -180,7 +187,7 @@ def test_a_second_call_replaces_the_folder_and_a_failed_one_leaves_it(scored, to
 
 def test_labels_in_another_order_are_matched_by_name(scored, tokenizer, tmp_path, monkeypatch):
     model, reviews = scored
-    monkeypatch.setattr(gate, "_RUNGS", {})
+    monkeypatch.setattr(ladder.Ladder, "climb", lambda *given: None)
     swapped = [1 - label for label in reviews["label"]]
     reviews = reviews.remove_columns("label").add_column("label", swapped)
     reviews = reviews.cast_column("label", ClassLabel(names=["Positive", "Negative"]))
@@ -189,7 +196,7 @@ def test_labels_in_another_order_are_matched_by_name(scored, tokenizer, tmp_path
 
 def test_integer_labels_are_the_models_label_numbers_and_pairs_are_read(scored, tokenizer, tmp_path, monkeypatch):
     model, reviews = scored
-    monkeypatch.setattr(gate, "_RUNGS", {})
+    monkeypatch.setattr(ladder.Ladder, "climb", lambda *given: None)
     reviews = reviews.cast_column("label", Value("int64")).rename_column("sentence", "first")
     reviews = reviews.add_column("second", list(reversed(reviews["first"])))
     labels = predict_logits(torch_runner(model), tokenizer, reviews["first"], reviews["second"]).argmax(1)
@@ -212,6 +219,7 @@ def with_labels(reviews, labels):
         (lambda r: r.select([]), {}, ValueError, "eval_dataset has no rows"),
         (lambda r: with_labels(r, [-1] * 48), {}, ValueError, "Row 0 of eval_dataset has label=-1"),
         (lambda r: with_labels(r, [0] * 47 + [2]), {}, ValueError, "Row 47 of eval_dataset has label=2"),
+        (lambda r: with_labels(r, [1] * 48), {}, ValueError, "All 48 rows of eval_dataset have label=1"),
         (lambda r: with_labels(r, ["good"] * 48), {}, ValueError, "class_encode_column"),
         (
             lambda r: r.cast_column("label", ClassLabel(names=["sports", "politics"])),
@@ -226,6 +234,8 @@ def with_labels(reviews, labels):
             "Row 1 of eval_dataset has sentence=None",
         ),
         (lambda r: r, {"max_accuracy_drop": 0.5 * 100}, ValueError, "max_accuracy_drop=50.0 must be at least 0"),
+        (lambda r: r, {"target_latency_ms": 0}, ValueError, "target_latency_ms=0 must be above 0"),
+        (lambda r: r, {"max_size_mb": float("nan")}, ValueError, "max_size_mb=nan must be above 0"),
     ],
 )
 def test_unfit_evaluation_data_is_refused_before_any_work(
