@@ -154,7 +154,7 @@ class Classifier:
         Raises:
             TypeError, ValueError: as in a call.
         """
-        texts, pairs = list(texts), None if text_pairs is None else list(text_pairs)
+        texts, pairs = _as_list(texts), None if text_pairs is None else _as_list(text_pairs)
         self._check_pairs(texts, pairs)
         logits = np.empty((len(texts), len(self.labels)), dtype=np.float32)
         for start in range(0, len(texts), _ROWS_PER_WINDOW):
@@ -303,6 +303,15 @@ def _session(path, threads, instances):
             f"{path} has the inputs {sorted(unknown)}, which no tokenizer makes: use the program it was exported with."
         )
     return session
+
+
+def _as_list(texts):
+    if isinstance(texts, (str, dict)) or not hasattr(texts, "__iter__"):
+        raise TypeError(
+            f"{texts!r} is of type {type(texts).__name__}, where a list of texts is needed. Second texts are an argument of "
+            "their own: classifier(first_texts, second_texts)."
+        )
+    return list(texts)
 
 
 def _check_text(text, row):
