@@ -84,11 +84,15 @@ def test_the_impossible_is_refused_with_the_table_and_nothing_is_written(
     teacher, tokenizer, reviews, tmp_path, monkeypatch, limits, words
 ):
     monkeypatch.setattr(gate, "latency_samples", latency_samples)
+    if "max_size_mb" in limits:  # to be quick, one road through all rungs is enough
+        monkeypatch.setattr(Ladder, "climb", lambda *given: None)
     with pytest.raises(RuntimeError, match="No form of the model passes") as refusal:
         ship(teacher, tokenizer, tmp_path / "onnx", reviews, **LIMITS, **limits)
     lines = str(refusal.value).split("\n")
-    assert [line[:14].strip() for line in lines[2:6]] == ["fp32", "fp32 optimized", "int8 static", "int8 dynamic"]
-    assert all(words in line for line in (lines[2], lines[3], lines[5])) and "not tried" in lines[4]
+    assert lines[2].startswith("fp32 ") and words in lines[2]
+    if "target_latency_ms" in limits:
+        assert [line[:14].strip() for line in lines[3:6]] == ["fp32 optimized", "int8 static", "int8 dynamic"]
+        assert words in lines[3] and words in lines[5] and "not tried" in lines[4]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -24,10 +24,17 @@ from distil_trainer.inference import predict_logits, torch_runner
 TEXTS, _ = toy_rows(40, seed=3)
 
 
+@pytest.fixture(scope="module")
+def _exported_once(_families, tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported") / "onnx"
+    export_onnx(_families["bert"].eval(), tokenizer, folder, max_length=64)
+    return folder
+
+
 @pytest.fixture
-def exported(teacher, tokenizer, tmp_path):
-    export_onnx(teacher, tokenizer, tmp_path / "onnx", max_length=64)
-    return tmp_path / "onnx"
+def exported(_exported_once, tmp_path):
+    """A folder of its own with the tiny BERT as float ONNX."""
+    return shutil.copytree(_exported_once, tmp_path / "onnx")
 
 
 def logits_of(path, tokenizer):
