@@ -22,6 +22,7 @@ _NAMES = {
     "augmentation.language_model": ["fine_tune_language_model", "load_language_model"],
     "augmentation.masked_rewriting": ["MaskedRewriter"],
     "augmentation.small_gpt2": ["small_gpt2"],
+    "cascade": ["cascade_report"],
     "collator": ["DistillationCollator"],
     "command_line": ["parse_arguments"],
     "data": ["DataArguments", "load_file", "load_splits"],

@@ -45,7 +45,7 @@ PIPELINE = [
     ["data_preparation", "training_events"],
     ["trainer"],
     ["fine_tuning", "scratch_teacher", "pruning"],
-    ["evaluation", "scores"],
+    ["evaluation", "scores", "cascade"],
     ["export"],
     ["report", "tables", "plots", "audit_tables", "audit_plot", "model_card", "hub"],
     ["meta_pseudo_labels"],

@@ -279,7 +279,7 @@ def test_hard_inputs_get_a_right_answer(shipped, classifier, monkeypatch):
     ("given", "error", "message"),
     [
         ((["good", None],), TypeError, "Text 1 is None, a NoneType: a text must be a string"),
-        ((3,), TypeError, "3 is of type int, where a list of texts is needed"),
+        ((3,), TypeError, "'3' is of type int, where a list of texts is needed"),
         (({"text": "good"},), TypeError, "is of type dict, where a list of texts is needed"),
         ((["good"], "bad"), TypeError, "'bad' is of type str, where a list of texts is needed"),
         (([b"good"],), TypeError, "Text 0 is b'good', a bytes"),

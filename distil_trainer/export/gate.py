@@ -219,8 +219,8 @@ def ship(
         (staging / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     if kept_int8 is None:
         logger.warning(
-            "No int8 form of the model holds its %s within the limits, so %s has the float model only. %s. Allow a larger "
-            "max_accuracy_drop if that is good enough.",
+            "No int8 form of the model holds its %s within the limits, so %s has the float model only. %s. Allow a "
+            "larger max_accuracy_drop if that is good enough.",
             metric,
             folder,
             "; ".join(f"{rung['name']}: {rung['reason']}" for rung in rungs if is_int8(rung)),
