@@ -308,8 +308,8 @@ def _session(path, threads, instances):
 def _as_list(texts):
     if isinstance(texts, (str, dict)) or not hasattr(texts, "__iter__"):
         raise TypeError(
-            f"{str(texts)[:60]!r} is of type {type(texts).__name__}, where a list of texts is needed. Second texts are an "
-            "argument of their own: classifier(first_texts, second_texts)."
+            f"{str(texts)[:60]!r} is of type {type(texts).__name__}, where a list of texts is needed. Second "
+            "texts are an argument of their own: classifier(first_texts, second_texts)."
         )
     return list(texts)
 
