@@ -96,6 +96,7 @@ def ship_once(run, student, tokenizer, train, validation, training, shipping):
             max_length=training.max_length,
             max_accuracy_drop=shipping.max_accuracy_drop,
             metric=shipping.metric,
+            threads=shipping.latency_threads,
             calibration_texts=texts,
             calibration_text_pairs=pairs,
         )
@@ -103,8 +104,8 @@ def ship_once(run, student, tokenizer, train, validation, training, shipping):
     folder = run.once("onnx", build)
     shipped = read_report(folder)
     files = {"onnx fp32": "model.onnx"}
-    if shipped["chosen"] != "model.onnx":
-        files["onnx int8"] = shipped["chosen"]
+    if shipped["quantization"] is not None:
+        files["onnx int8"] = "model_quantized.onnx"
     contenders = [
         Contender(
             role=role,

@@ -45,7 +45,7 @@ def render_model_card(report, *, model_id=None):
     rows = {row["role"]: row for row in report["models"]}
     export, task, data = report.get("export") or {}, report["task"], report["data"]
     onnx_file, subfolder = export.get("chosen"), export.get("subfolder")
-    quantized = onnx_file is not None and onnx_file != "model.onnx"
+    quantized = onnx_file == "model_quantized.onnx"
     headline = headline_of(report)
     regression = task.get("problem_type") == REGRESSION
     seed = report["run"].get("seed")
