@@ -61,15 +61,15 @@ def model_shape(config):
         ValueError: if the configuration does not have these figures.
     """
     try:
-        pruned_heads = getattr(config, "pruned_heads", None) or {}  # transformers 5 has no such entry
-        num_heads = config.num_attention_heads - max(map(len, pruned_heads.values()), default=0)
-        sizes = config.num_hidden_layers, config.hidden_size, num_heads
-        return ModelShape(*sizes, tuple(getattr(config, "hidden_sizes", ())))
+        num_layers, hidden_size, num_heads = config.num_hidden_layers, config.hidden_size, config.num_attention_heads
     except AttributeError as error:
         raise ValueError(
             f"The configuration of model_type={config.model_type!r} does not say {error.name}. Matching layers needs "
             "a Transformer (num_hidden_layers, hidden_size, num_attention_heads): distil this model from logits."
         ) from error
+    pruned_heads = getattr(config, "pruned_heads", None) or {}  # transformers 5 has no such entry
+    num_heads -= max(map(len, pruned_heads.values()), default=0)
+    return ModelShape(num_layers, hidden_size, num_heads, tuple(getattr(config, "hidden_sizes", ())))
 
 
 def head_token(config):

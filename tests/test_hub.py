@@ -207,6 +207,7 @@ def test_an_address_that_is_no_hub_is_said(hub, tmp_path):
     assert re.match(r"ConnectionError .*/elsewhere answered with status 404", printed)
 
 
+@pytest.mark.slow
 def test_a_push_that_fails_commits_nothing_and_the_next_one_sends_no_large_file_again(hub, tmp_path):
     (tmp_path / "model").mkdir()
     for name in ("config.json", "README.md", "model.safetensors"):

@@ -90,6 +90,7 @@ def test_a_run_that_was_cut_off_before_its_result_was_kept_takes_both_models_fro
     assert largest_difference(expected, adapted) == 0.0
 
 
+@pytest.mark.slow
 def test_it_is_an_option_of_other_recipes_too(meta_arguments_of_a_run, tmp_path):
     words = ["--meta_pseudo_labels", "{student_targets: soft, teacher_learning_rate: 1e-5, fine_tuning_epochs: 1}"]
     report = load_recipe("sst2_electra_to_distilbert").main([*meta_arguments_of_a_run, *words])

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
+from steady_clock import MILLISECONDS
 
 from distil_trainer.export import gate
-
-MILLISECONDS = {"fp32": 4.0, "fp32 optimized": 3.0, "int8 static": 1.0}
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import MILLISECONDS
+from steady_clock import MILLISECONDS
 from student_zoo import make_student
 
 from distil_trainer.export import gate, ladder

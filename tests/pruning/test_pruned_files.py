@@ -104,6 +104,7 @@ def strangers(request, saved, tmp_path_factory):
     return models, json.loads((folder / "answers.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_stranger_who_trusts_the_code_has_the_same_logits(strangers):
     models, answers = strangers
     for name, model in models.items():
