@@ -34,7 +34,7 @@ class Contender:
     """One row of the closing table: a model that answers, and what is known of it before it is measured.
 
     Args:
-        role (`str`): "teacher", "control", "student", "onnx fp32", "onnx int8".
+        role (`str`): "teacher", "control", "student", "onnx fp32", "onnx optimized", "onnx int8".
         engine (`str`): "PyTorch" or "ONNX Runtime".
         runner (`Callable`): see `distil_trainer.inference`.
         tokenizer (`PreTrainedTokenizerFast`): its tokenizer.
@@ -104,6 +104,8 @@ def ship_once(run, student, tokenizer, train, validation, training, shipping):
     folder = run.once("onnx", build)
     shipped = read_report(folder)
     files = {"onnx fp32": "model.onnx"}
+    if shipped["chosen"] == "model_optimized.onnx":
+        files["onnx optimized"] = shipped["chosen"]
     if shipped["quantization"] is not None:
         files["onnx int8"] = "model_quantized.onnx"
     contenders = [

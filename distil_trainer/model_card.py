@@ -26,6 +26,13 @@ _ORIGINS = {
     "generated": "what a language model wrote",
 }
 
+# File that the gate chose -> what the card calls it, and its row in the table.
+_CHOSEN = {
+    "model.onnx": ("", "onnx fp32"),
+    "model_optimized.onnx": ("optimized ", "onnx optimized"),
+    "model_quantized.onnx": ("int8 ", "onnx int8"),
+}
+
 
 def render_model_card(report, *, model_id=None):
     """Render the card of the student that a report is about.
@@ -68,6 +75,7 @@ def render_model_card(report, *, model_id=None):
         onnx_path="/".join(part for part in (subfolder, onnx_file) if part),
         onnx_options=(f', subfolder="{subfolder}"' if subfolder else "") + f', file_name="{onnx_file}"',
         quantized=quantized,
+        has_runtime=bool(export.get("serving")),
         dynamic=quantized and "calibration" not in (export.get("quantization") or {}),
         table=markdown_table(report),
         notes=measurement_lines(report) + comparison_lines(report),
@@ -166,12 +174,13 @@ def _first_words(rows, onnx_file, headline):
             f"It has {format_parameters(student['parameters'])} parameters (teacher: "
             f"{format_parameters(teacher['parameters'])})."
         )
-    int8 = rows.get("onnx int8", {})
-    if int8.get("latency") and onnx_file:
-        speedup = f", {int8['speedup']:.1f} times as fast as the teacher" if int8.get("speedup") else ""
+    kind, role = _CHOSEN.get(onnx_file, ("", None))
+    chosen = rows.get(role, {})
+    if chosen.get("latency"):
+        speedup = f", {chosen['speedup']:.1f} times as fast as the teacher" if chosen.get("speedup") else ""
         words.append(
-            f"Its int8 ONNX file takes {format_size(int8.get('size_bytes'))} and answers in "
-            f"{int8['latency']['p50_ms']:.2f} ms{speedup}."
+            f"Its {kind}ONNX file takes {format_size(chosen.get('size_bytes'))} and answers in "
+            f"{chosen['latency']['p50_ms']:.2f} ms{speedup}."
         )
     return " ".join(words)
 
@@ -227,7 +236,7 @@ def _rung_cells(rung, chosen, headline):
         for name in ("agreement_with", "difference_from")
     )
     beside = f"{100 * min(agreements):.1f}" if agreements else f"{max(differences):.2g}" if differences else MISSING
-    result = "passed" if rung.get("passed") else "refused"
+    result = "passed" if rung.get("passed") else "refused" if rung.get("size_bytes") else "not made"
     result = f"{result}, chosen" if rung.get("passed") and rung.get("file") == chosen else result
     return [
         rung.get("file") or MISSING,

@@ -205,7 +205,7 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
     measured, comparisons = measure(
         run, contenders, evaluation_splits, training, shipping, known_logits=teacher_logits
     )
-    used_for = ["the int8 file"] + ["the best checkpoint"] * training.load_best_model_at_end
+    used_for = ["the ONNX file"] + ["the best checkpoint"] * training.load_best_model_at_end
     used_for += ["the teacher's best epoch"] * models.train_teacher
     used_for += ["the round of self-training"] * bool(transfer.self_training_rounds)
     teacher_path = models.teacher_model_name_or_path

@@ -42,7 +42,7 @@ data
     hub_id    str   only where the rows came from the Hub
     rows      int
     fingerprint str
-    used_for  [str] validation only: what it was used to choose, "the best checkpoint", "the int8 file"; [] for nothing
+    used_for  [str] validation only: what it was used to choose, "the best checkpoint", "the ONNX file"; [] for nothing
   transfer          the rows the student was trained on, after augmentation
     rows      int
     operators {str: int}  rows by operator
@@ -56,7 +56,7 @@ data
     settings  {str: value}  of the augmenter
 training      {str: value}  hyper-parameters, in the order to show them
 models*       [row], in the order to show them; each row:
-  role*       str   unique: "teacher", "control", "student", "onnx fp32", "onnx int8", ...
+  role*       str   unique: "teacher", "control", "student", "onnx fp32", "onnx optimized", "onnx int8", ...
   name        str   shown instead of the role's bare name
   engine      str   "PyTorch", "ONNX Runtime"
   parameters  int

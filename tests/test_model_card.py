@@ -231,3 +231,15 @@ def test_a_student_of_our_own_architecture_is_loaded_with_its_code():
     report["student"]["needs_remote_code"] = True
     card = str(render_model_card(report))
     assert card.count(", trust_remote_code=True)") == 3 and "runs the Python files of this repository" in card
+
+
+def test_a_chosen_file_that_is_not_int8_is_the_one_described():
+    parts = example_parts()
+    (int8,) = [row for row in parts["models"] if row["role"] == "onnx int8"]
+    parts["models"].append({**int8, "role": "onnx optimized", "size_bytes": 51_000_000})
+    parts["export"] |= {"chosen": "model_optimized.onnx", "serving": {"labels": ["negative", "positive"]}}
+    parts["export"]["rungs"] = [{"name": "int8 static", "file": None, "size_bytes": None, "passed": False}]
+    card = str(render_model_card(make_report(**parts)))
+    assert "Its optimized ONNX file takes 51.0 MB" in card and "Its int8 ONNX file" not in card
+    assert 'file_name="model_optimized.onnx"' in card and "python classifier.py < texts > labels" in card
+    assert "| not made |" in card

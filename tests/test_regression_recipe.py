@@ -114,7 +114,7 @@ def test_a_checkpoint_with_labels_is_fine_tuned_to_scores_and_teaches_a_network(
         assert (config.num_labels, config.problem_type) == (1, "regression"), stage
     log = json.loads((work / "teacher" / "trainer_state.json").read_text())
     assert log["best_metric"] == max(entry["eval_pearson"] for entry in log["log_history"] if "eval_pearson" in entry)
-    assert report["data"]["validation"]["used_for"] == ["the int8 file", "the teacher's best epoch"]
+    assert report["data"]["validation"]["used_for"] == ["the ONNX file", "the teacher's best epoch"]
 
 
 @pytest.mark.slow
