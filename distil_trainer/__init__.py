@@ -81,6 +81,7 @@ _NAMES = {
     "pruning": ["GradualPruning", "prune", "prune_vocabulary", "recover"],
     "pseudo_labels": ["entropy_bits", "hard_pseudo_labels", "keep_confident"],
     "recipe": ["distil", "run_recipe"],
+    "pruning_arguments": ["PruningArguments"],
     "recipe_arguments": ["RECIPE_ARGUMENTS", "ModelArguments", "ShippingArguments"],
     "report": ["make_report", "read_report", "write_report"],
     "run_folder": ["RunFolder"],

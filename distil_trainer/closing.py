@@ -26,7 +26,7 @@ from distil_trainer.tables import closing_table
 from distil_trainer.tasks import REGRESSION
 
 _AUDIT_PLOT_FILE = "transfer_set.png"
-_COMPARISONS = [("student", "teacher"), ("student", "control"), ("onnx int8", "student")]
+_COMPARISONS = [("student", "teacher"), ("student", "control"), ("student", "unpruned"), ("onnx int8", "student")]
 
 
 @dataclasses.dataclass
@@ -34,7 +34,7 @@ class Contender:
     """One row of the closing table: a model that answers, and what is known of it before it is measured.
 
     Args:
-        role (`str`): "teacher", "control", "student", "onnx fp32", "onnx optimized", "onnx int8".
+        role (`str`): "teacher", "control", "unpruned", "student", "onnx fp32", "onnx optimized", "onnx int8".
         engine (`str`): "PyTorch" or "ONNX Runtime".
         runner (`Callable`): see `distil_trainer.inference`.
         tokenizer (`PreTrainedTokenizerFast`): its tokenizer.
@@ -42,6 +42,7 @@ class Contender:
         label_names (`list[str]`): its labels in logit order.
         parameters (`int`): number of parameters.
         size_bytes (`int`): size of its weights as served.
+        name (`str`, *optional*): what the table calls it where the role does not say enough.
     """
 
     role: str
@@ -52,9 +53,10 @@ class Contender:
     label_names: list
     parameters: int
     size_bytes: int
+    name: str | None = None
 
 
-def pytorch_contender(role, model, tokenizer):
+def pytorch_contender(role, model, tokenizer, name=None):
     """Describe a PyTorch model for the closing table."""
     tensors = [*model.parameters(), *model.buffers()]
     return Contender(
@@ -66,6 +68,7 @@ def pytorch_contender(role, model, tokenizer):
         label_names=model_label_names(model.config),
         parameters=model.num_parameters(),
         size_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+        name=name,
     )
 
 
@@ -95,6 +98,8 @@ def ship_once(run, student, tokenizer, train, validation, training, shipping):
             label_column=training.label_column,
             max_length=training.max_length,
             max_accuracy_drop=shipping.max_accuracy_drop,
+            target_latency_ms=shipping.target_latency_ms,
+            max_size_mb=shipping.max_size_mb,
             metric=shipping.metric,
             threads=shipping.latency_threads,
             calibration_texts=texts,
@@ -176,11 +181,12 @@ def measure(run, contenders, splits, training, shipping, *, known_logits=None):
     return rows, comparisons
 
 
-def close_run(run, report_parts, shipping, training):
+def close_run(run, stage, report_parts, shipping, training):
     """Make the output folder a model repository: student, tokenizer, ONNX, report, plot and card; push it if asked.
 
     Args:
-        run (`RunFolder`): the run, with its stages "student" and "onnx" finished.
+        run (`RunFolder`): the run, with the stages `stage` and "onnx" finished.
+        stage (`str`): the student that is published, "student" or "pruned".
         report_parts (`dict`): the arguments of `make_report`.
         shipping (`ShippingArguments`): where else the card goes.
         training (`DistillationArguments`): where and whether to push.
@@ -192,7 +198,7 @@ def close_run(run, report_parts, shipping, training):
         name=run.folder.resolve().name, license=shipping.license, model_id=training.hub_model_id, **report_parts
     )
     if PartialState().is_main_process:
-        for file in sorted(run.path("student").iterdir()):
+        for file in sorted(run.path(stage).iterdir()):
             if file.name != "trainer_state.json":
                 _replace(file, run.folder / file.name)
         _replace(run.path("onnx"), run.folder / "onnx")
@@ -231,6 +237,7 @@ def _judges(dataset, training, shipping):
 def _unmeasured_row(contender):
     return {
         "role": contender.role,
+        "name": contender.name,
         "engine": contender.engine,
         "parameters": contender.parameters,
         "size_bytes": contender.size_bytes,

@@ -32,6 +32,9 @@ def check_fresh_student(models, training, teacher, teacher_tokenizer, label_name
         teacher_tokenizer (`PreTrainedTokenizerFast`): its tokenizer.
         label_names (`list[str]`): names of the labels, in logit order.
 
+    Returns:
+        `PreTrainedModel`: such a network with random weights, as a look at its sizes.
+
     Raises:
         FileNotFoundError: if the file of word vectors or of the tokenizer is not there.
         ValueError: if the type, a setting, the tokenizer or its size is not legal, the network takes no vectors, or
@@ -63,6 +66,7 @@ def check_fresh_student(models, training, teacher, teacher_tokenizer, label_name
             "word_vectors='random' with freeze_embeddings: true in student_config: frozen random vectors say nothing "
             "but which word is which. Leave out freeze_embeddings, or give --word_vectors teacher or a file."
         )
+    return student
 
 
 def make_fresh_student(run, models, training, train, teacher, teacher_tokenizer, label_names):

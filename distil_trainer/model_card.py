@@ -153,7 +153,27 @@ def _model_in_words(model, name):
 
 
 def _student_in_words(student):
-    return _model_in_words(student, student["base"]) if student.get("hub_id") else student["base"]
+    words = _model_in_words(student, student["base"]) if student.get("hub_id") else student["base"]
+    return f"{words}{_pruning_in_words(student['pruned'])}" if student.get("pruned") else words
+
+
+def _pruning_in_words(pruned):
+    """Say what pruning left, and how the student learned its answers again."""
+    kept = [
+        words.format(pruned[name])
+        for name, words in (
+            ("num_layers", "{} layers"),
+            ("num_heads", "{} attention heads in each layer"),
+            ("intermediate_size", "{} FFN neurons in each layer"),
+            ("keep", "{:.0%} of the encoder's FLOPs"),
+            ("tokens", "{:,} tokens of its vocabulary"),
+        )
+        if pruned.get(name) is not None
+    ]
+    return (
+        f". Trained, it was pruned to {', '.join(kept[:-1])}{' and ' * (len(kept) > 1)}{kept[-1]}, and learned its "
+        f"answers again from what it was before, in {pruned['recovery_steps']:,} steps"
+    )
 
 
 def _first_words(rows, onnx_file, headline):

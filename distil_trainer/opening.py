@@ -29,7 +29,7 @@ def open_run(arguments):
         ImportError: if a package that a stage needs is missing.
         ValueError: if the folder holds another run; and what `check_can_push` and `check_analyzer` raise.
     """
-    training, _, _, augmentation, shipping = arguments
+    training, _, _, augmentation, _, shipping = arguments
     for package, extra in (("onnxruntime", "onnx"), ("matplotlib", "recipes")):
         if find_spec(package) is None:
             raise ImportError(

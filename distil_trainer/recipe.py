@@ -19,6 +19,7 @@ from distil_trainer.labeled_dataset import push_labeled_dataset
 from distil_trainer.labeling import TeacherLabeler
 from distil_trainer.labels import dataset_label_names
 from distil_trainer.opening import check_same_models, open_run
+from distil_trainer.pruned_student import brings_its_class, check_pruning, prune_student
 from distil_trainer.recipe_arguments import RECIPE_ARGUMENTS
 from distil_trainer.recipe_task import check_training, fit_task, output_names, recipe_task, score_range
 from distil_trainer.stages import (
@@ -53,7 +54,7 @@ def run_recipe(defaults, argv=None, *, recipe):
         `dict`: the report.
     """
     arguments = parse_arguments(RECIPE_ARGUMENTS, argv, defaults)
-    training, data, models, transfer, shipping = arguments
+    training, data, models, transfer, pruning, shipping = arguments
     teacher, teacher_tokenizer, splits = load_teacher_and_splits(models, data, training)
     label_names = output_names(splits["train"], training.label_column)
     task = recipe_task(splits["train"], training.label_column)
@@ -62,9 +63,10 @@ def run_recipe(defaults, argv=None, *, recipe):
     check_training(training, task)
     check_teaching(transfer, training, task)
     if models.has_fresh_student:  # so that an error comes now, not later
-        check_fresh_student(models, training, teacher, teacher_tokenizer, label_names)
+        untrained = check_fresh_student(models, training, teacher, teacher_tokenizer, label_names)
     else:
-        make_student(models, teacher, teacher_tokenizer, label_names, seed=0)
+        untrained, _, _ = make_student(models, teacher, teacher_tokenizer, label_names, seed=0)
+    check_pruning(pruning, untrained)
 
     run = open_run(arguments)
     evaluation_splits = [split for name, split in splits.items() if name != "train"]
@@ -125,7 +127,7 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
     Returns:
         `tuple[dict, str]`: the report, and its closing table as text.
     """
-    training, data, models, transfer, shipping = arguments
+    training, data, models, transfer, pruning, shipping = arguments
     evaluation_splits = {name: split for name, split in splits.items() if name != "train"}
     (teacher, teacher_tokenizer), (student, tokenizer) = teacher, student
     task = recipe_task(splits["train"], training.label_column)
@@ -195,13 +197,23 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
         gold_label_arguments(training, max_steps=steps, epochs_per_cycle=cycle),
         trust_remote_code=models.trust_remote_code,
     )
-    onnx_contenders, shipped = ship_once(run, student, tokenizer, train, splits["validation"], training, shipping)
     contenders = [
         pytorch_contender("teacher", teacher, teacher_tokenizer),
         pytorch_contender("control", control, tokenizer),
-        pytorch_contender("student", student, tokenizer),
-        *onnx_contenders,
     ]
+    hyper = hyper_parameters(student_training, problem_type(student.config), steps)
+    stage, name = "student", None
+    if pruning.prunes:
+        contenders.append(pytorch_contender("unpruned", student, tokenizer, "student before pruning"))
+        student, tokenizer, pruned_facts = prune_student(
+            run, student, tokenizer, train, transfer_set, splits["validation"], training, pruning, steps
+        )
+        stage, name = "pruned", "student, pruned"
+        is_remote = brings_its_class(run.path(stage))
+        hyper |= {key: value for key, value in pruned_facts.items() if key.startswith("recovery")}
+        student_facts = {**student_facts, "pruned": pruned_facts, "needs_remote_code": is_remote}
+    onnx_contenders, shipped = ship_once(run, student, tokenizer, train, splits["validation"], training, shipping)
+    contenders += [pytorch_contender("student", student, tokenizer, name), *onnx_contenders]
     measured, comparisons = measure(
         run, contenders, evaluation_splits, training, shipping, known_logits=teacher_logits
     )
@@ -237,12 +249,12 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
             for name, split in splits.items()
         }
         | {"transfer": transfer_facts},
-        "training": hyper_parameters(student_training, problem_type(student.config), steps),
+        "training": hyper,
         "models": measured,
         "comparisons": comparisons,
         "export": {**shipped, "subfolder": "onnx"},
     }
-    report, table = close_run(run, report_parts, shipping, training)
+    report, table = close_run(run, stage, report_parts, shipping, training)
     if shipping.hub_dataset_id and PartialState().is_main_process:
         push_labeled_dataset(
             labelled_set, shipping.hub_dataset_id, private=bool(training.hub_private_repo), token=training.hub_token

@@ -9,6 +9,7 @@ import xxhash
 from distil_trainer.arguments import DistillationArguments
 from distil_trainer.data import DataArguments
 from distil_trainer.headline import HEADLINES
+from distil_trainer.pruning_arguments import PruningArguments
 from distil_trainer.transfer_arguments import TransferSetArguments
 
 # What says how a student with fresh weights is made.
@@ -158,6 +159,17 @@ class ShippingArguments:
         default=0.005,
         metadata={"help": "What int8 may lose of that metric on the validation split; half a point is 0.005."},
     )
+    target_latency_ms: float | None = field(
+        default=None,
+        metadata={"help": "Longest median time of one text, model alone, that an ONNX file may take on this machine."},
+    )
+    max_size_mb: float | None = field(
+        default=None, metadata={"help": "Largest ONNX file that may be chosen, in millions of bytes."}
+    )
+    price_per_core_hour: float | None = field(
+        default=None,
+        metadata={"help": "Price of a core for an hour, for a column of what 100 million texts cost: 0.04, say."},
+    )
     latency_threads: int = field(default=1, metadata={"help": "Threads of every model while its latency is measured."})
     latency_texts: int = field(default=200, metadata={"help": "Texts on which latency is measured."})
     language: str = field(default="en", metadata={"help": "Language of the texts, for the card."})
@@ -169,6 +181,9 @@ class ShippingArguments:
 
     def __post_init__(self):
         _check_at_least(self, latency_threads=1, latency_texts=1)
+        for name in ("target_latency_ms", "max_size_mb", "price_per_core_hour"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0; leave it out for none.")
         if self.metric not in (None, *HEADLINES):
             raise ValueError(f"metric={self.metric!r}: choose one of {', '.join(HEADLINES)}, or leave it out.")
         if not 0 <= self.max_accuracy_drop < 1:
@@ -178,7 +193,14 @@ class ShippingArguments:
             )
 
 
-RECIPE_ARGUMENTS = (DistillationArguments, DataArguments, ModelArguments, TransferSetArguments, ShippingArguments)
+RECIPE_ARGUMENTS = (
+    DistillationArguments,
+    DataArguments,
+    ModelArguments,
+    TransferSetArguments,
+    PruningArguments,
+    ShippingArguments,
+)
 
 # What says where and how a run works, but does not change its result.
 _NOT_SETTINGS = {
@@ -186,7 +208,7 @@ _NOT_SETTINGS = {
     "hub_token", "hub_private_repo", "hub_strategy", "hub_always_push", "hub_revision", "hub_dataset_id", "hub_card",
     "license", "language", "augmentation_num_proc", "report_to", "disable_tqdm", "log_level", "log_level_replica",
     "logging_first_step", "dataloader_num_workers", "dataloader_pin_memory", "ddp_timeout", "ddp_backend",
-    "local_rank", "per_device_eval_batch_size",
+    "local_rank", "per_device_eval_batch_size", "price_per_core_hour",
 }  # fmt: skip
 # A name, or the path of a file.
 _MAY_BE_FILES = {"word_vectors", "student_tokenizer"}

@@ -35,7 +35,8 @@ teacher*
 student*
   base*       str   what it started from: "layers 2, 4, 6 of the teacher", "distilbert-base-uncased"
   hub_id      str   only where it started from a checkpoint on the Hub
-  needs_remote_code bool  whether its architecture is not one of transformers'
+  needs_remote_code bool  whether its architecture is not one of transformers', in some version of it at least
+  pruned      {str: value}  what each layer keeps, and how the student learned its answers again, where it was pruned
 data
   train, validation, test, each:
     source    str   Hub id or file name
@@ -56,7 +57,8 @@ data
     settings  {str: value}  of the augmenter
 training      {str: value}  hyper-parameters, in the order to show them
 models*       [row], in the order to show them; each row:
-  role*       str   unique: "teacher", "control", "student", "onnx fp32", "onnx optimized", "onnx int8", ...
+  role*       str   unique: "teacher", "control", "unpruned", "student", "onnx fp32", "onnx optimized", "onnx int8",
+                    ...
   name        str   shown instead of the role's bare name
   engine      str   "PyTorch", "ONNX Runtime"
   parameters  int

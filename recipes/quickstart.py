@@ -48,7 +48,7 @@ TEACHER_STEPS = 1200
 def main(argv=None):
     """Run the quickstart; return its report."""
     arguments = parse_arguments(RECIPE_ARGUMENTS, argv, DEFAULTS)
-    training, data, _, transfer, _ = arguments
+    training, data, _, transfer, _, _ = arguments
     refuse_what_is_fixed(arguments)
     splits = {
         "train": make_reviews(data.max_train_samples or 1500, seed=1),
@@ -85,7 +85,7 @@ def main(argv=None):
 
 def refuse_what_is_fixed(arguments):
     """Refuse arguments that other recipes read: the quickstart makes its own data, teacher and student."""
-    _, data, models, augmentation, _ = arguments
+    _, data, models, augmentation, _, _ = arguments
     given = {**vars(data), **vars(models), "analyzer": augmentation.analyzer}
     fixed = {**vars(DataArguments()), **vars(ModelArguments()), "analyzer": None}
     changed = [name for name in given if given[name] != fixed[name] and not name.endswith("_samples")]

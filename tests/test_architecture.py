@@ -49,7 +49,7 @@ PIPELINE = [
     ["export"],
     ["report", "tables", "plots", "audit_tables", "audit_plot", "model_card", "hub"],
     ["meta_pseudo_labels"],
-    ["transfer_arguments", "recipe_arguments", "hyper_parameters"],
+    ["transfer_arguments", "pruning_arguments", "recipe_arguments", "hyper_parameters"],
     [
         "opening",
         "fresh_teacher",
@@ -61,6 +61,7 @@ PIPELINE = [
         "transfer_set",
         "closing",
         "fresh_student",
+        "pruned_student",
     ],
     ["recipe"],
 ]
