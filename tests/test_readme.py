@@ -110,12 +110,21 @@ def test_the_readmes_two_tokenizers_run_unmodified(served, tmp_path):
 
 
 def test_the_readmes_student_that_is_no_transformer_runs_unmodified(served, tmp_path):
-    _, _, _, block = _blocks("python")
+    _, _, _, block, _ = _blocks("python")
     result = served.run(f"import os\nos.chdir({str(tmp_path)!r})\n{block}\nprint(classify('good film'))", tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "'label': '" in result.stdout.splitlines()[-1]
     assert _shipped(tmp_path / "out/onnx") and (tmp_path / "out/onnx/bilstm.py").is_file()
     assert (tmp_path / "out/student/bilstm.py").is_file()
+
+
+def test_the_readmes_pruning_runs_unmodified(served, tmp_path):
+    _, _, _, _, block = _blocks("python")
+    code = f"import os\nos.chdir({str(tmp_path)!r})\n{block}\nprint(model.num_parameters(), small.num_parameters())"
+    result = served.run(code, tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    whole, cut = map(int, result.stdout.split()[-2:])
+    assert cut < whole and _shipped(tmp_path / "out/onnx")
 
 
 def _tiny_pipeline(spacy):
