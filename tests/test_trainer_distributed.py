@@ -14,12 +14,16 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_
 from two_processes import run_in_two_processes
 
 from distil_trainer.arguments import DistillationArguments
+from distil_trainer.loading import load_classifier
+from distil_trainer.pruning import GradualPruning
+from distil_trainer.pruning.gates import layer_sizes
 from distil_trainer.trainer import DistillationTrainer
 
 PLAIN_DESCENT = {"max_steps": 8, "optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0.0}
 RESUMED = {"num_train_epochs": 2, "learning_rate": 1e-3, "save_strategy": "steps", "save_steps": 9}
 
 
+SIZES = {"num_heads": 2, "intermediate_size": 16, "num_cuts": 3}
 WITH_STATES = {
     **RESUMED,
     "hidden_loss_weight": 1.0,
@@ -32,7 +36,18 @@ WIDTHS = [(term, 32) for term in TERMS] + [(term, 16) for term in PROJECTED + FR
 FEW_WIDTHS = [("kl", 32), ("gold_labels", 32), ("attention_kl", 32), ("short_forms", 32), ("hidden_mse", 16)]
 
 
-def run(folder, output, rows_per_process, dropout=None, resume=None, student=None, online=False, head=50.0, **given):
+def run(
+    folder,
+    output,
+    rows_per_process,
+    dropout=None,
+    resume=None,
+    student=None,
+    online=False,
+    head=50.0,
+    prune=None,
+    **given,
+):
     """Train on what the test saved in `folder`; return the trainer."""
     args = DistillationArguments(
         str(output),
@@ -60,6 +75,8 @@ def run(folder, output, rows_per_process, dropout=None, resume=None, student=Non
         processing_class=AutoTokenizer.from_pretrained(folder / "model"),
         teacher=teacher,
     )
+    if prune is not None:
+        trainer.add_callback(GradualPruning(**prune))
     trainer.train(resume_from_checkpoint=resume)
     return trainer
 
@@ -80,6 +97,9 @@ def _program(folder):
             torch.save(trainer.state.log_history, folder / f"{name}_two_log.pt")
         predictions = trainer.predict(load_from_disk(str(folder / "rows")).remove_columns("label")).predictions
         assert predictions.shape == (48, 2), predictions.shape
+    run(folder, folder / "pruned_run", 4, save_strategy="no", prune=SIZES, **PLAIN_DESCENT).save_model(
+        str(folder / "pruned_two")
+    )
     straight = run(folder, folder / "straight_run", 4, dropout=0.2, **RESUMED)
     straight.save_model(str(folder / "straight"))
     # Step 9 of 12: in the middle of the second epoch.
@@ -186,6 +206,13 @@ def test_two_processes_of_four_rows_equal_one_of_eight(folder, tmp_path, order):
     for log, expected in zip(logs[:2], one.state.log_history[:2], strict=True):
         for name in ("soft_target_kl", "hard_label_cross_entropy"):
             assert log[name] == pytest.approx(expected[name], abs=1e-5)
+
+
+def test_two_processes_prune_the_same_heads_and_neurons_as_one(folder, tmp_path):
+    one = run(folder, tmp_path, 8, save_strategy="no", prune=SIZES, **PLAIN_DESCENT)
+    two, _ = load_classifier(folder / "pruned_two")
+    assert layer_sizes(two)[0] == (2, 16)
+    assert largest_difference(dict(one.model.state_dict()), dict(two.state_dict())) < 1e-6
 
 
 def test_two_processes_resumed_in_the_middle_of_the_second_epoch_equal_an_uninterrupted_run(folder):
