@@ -176,12 +176,20 @@ def test_the_server_knows_every_address_the_clients_ask_for(used_hub):
 
 @pytest.mark.parametrize(
     ("environment", "message"),
-    [
+    [  # a process each: some are left to the slow suite
         ({"HF_TOKEN": ""}, r"PermissionError No token for http://127.*'me/x'.*`hf auth login`, set HF_TOKEN"),
-        ({"HF_TOKEN": "wrong"}, r"PermissionError http://127.* refused the token \(status 401\)"),
+        pytest.param(
+            {"HF_TOKEN": "wrong"},
+            r"PermissionError http://127.* refused the token \(status 401\)",
+            marks=pytest.mark.slow,
+        ),
         ({"HF_TOKEN": "dummy-read"}, r"PermissionError The token may not write to 'me/x' .*\(status 403\)"),
         ({"HF_ENDPOINT": "http://127.0.0.1:1"}, r"ConnectionError http://127.0.0.1:1 cannot be reached .*HF_ENDPOINT"),
-        ({"HF_HUB_OFFLINE": "1"}, r"ConnectionError http://127.* cannot be reached .*HF_HUB_OFFLINE"),
+        pytest.param(
+            {"HF_HUB_OFFLINE": "1"},
+            r"ConnectionError http://127.* cannot be reached .*HF_HUB_OFFLINE",
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["no token", "wrong token", "read token", "no server", "offline"],
 )

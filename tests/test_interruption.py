@@ -156,12 +156,12 @@ def test_during_an_evaluation_training_stops_after_it(make_trainer, tmp_path):
 @pytest.mark.parametrize(
     ("save_strategy", "step", "during", "evaluations"),
     [
-        ("no", 3, "step", 0),
-        ("no", 6, "step", 1),
         ("no", 6, "evaluation", 1),
         ("epoch", 3, "step", 0),
-        ("epoch", 6, "step", 1),
-        ("epoch", 9, "step", 1),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("no", 3, "step", 0), ("no", 6, "step", 1), ("epoch", 6, "step", 1), ("epoch", 9, "step", 1))
+        ),
     ],
 )
 def test_only_whole_epochs_are_evaluated_and_the_resumed_run_has_their_best(

@@ -93,6 +93,7 @@ def test_the_readmes_transfer_set_is_made_unmodified(served, tmp_path):
     assert "mask" in result.stdout and int(result.stdout.split()[-1]) > 40
 
 
+@pytest.mark.slow
 def test_the_readmes_two_tokenizers_run_unmodified(served, tmp_path):
     block = _blocks("python")[2]
     tokenizer = byte_level_tokenizer()

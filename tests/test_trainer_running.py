@@ -603,7 +603,12 @@ def search(trainer, values):
 
 
 @pytest.mark.parametrize(
-    ("name", "choices"), [("hard_label_weight", [0.0, 0.5]), ("temperature", [1.0, 4.0]), ("max_length", [32, 5])]
+    ("name", "choices"),
+    [
+        ("hard_label_weight", [0.0, 0.5]),
+        pytest.param("temperature", [1.0, 4.0], marks=pytest.mark.slow),
+        pytest.param("max_length", [32, 5], marks=pytest.mark.slow),
+    ],
 )
 def test_each_trial_over_an_argument_of_the_losses_is_the_run_with_its_value(make_trainer, reviews, name, choices):
     given = {**PLAIN_DESCENT, "logging_steps": 1}
