@@ -23,6 +23,7 @@ _NAMES = {
     "augmentation.masked_rewriting": ["MaskedRewriter"],
     "augmentation.small_gpt2": ["small_gpt2"],
     "cascade": ["cascade_report"],
+    "closing": ["Contender", "measure", "onnx_contender", "pytorch_contender", "ship_once"],
     "collator": ["DistillationCollator"],
     "command_line": ["parse_arguments"],
     "data": ["DataArguments", "load_file", "load_splits"],

@@ -26,7 +26,7 @@ from distil_trainer.tables import closing_table
 from distil_trainer.tasks import REGRESSION
 
 _AUDIT_PLOT_FILE = "transfer_set.png"
-_COMPARISONS = [("student", "teacher"), ("student", "control"), ("student", "unpruned"), ("onnx int8", "student")]
+_COMPARISONS = (("student", "teacher"), ("student", "control"), ("student", "unpruned"), ("onnx int8", "student"))
 
 
 @dataclasses.dataclass
@@ -43,6 +43,7 @@ class Contender:
         parameters (`int`): number of parameters.
         size_bytes (`int`): size of its weights as served.
         name (`str`, *optional*): what the table calls it where the role does not say enough.
+        path (`str`, *optional*): from where another process can load it.
     """
 
     role: str
@@ -54,9 +55,10 @@ class Contender:
     parameters: int
     size_bytes: int
     name: str | None = None
+    path: str | None = None
 
 
-def pytorch_contender(role, model, tokenizer, name=None):
+def pytorch_contender(role, model, tokenizer, name=None, path=None):
     """Describe a PyTorch model for the closing table."""
     tensors = [*model.parameters(), *model.buffers()]
     return Contender(
@@ -69,6 +71,23 @@ def pytorch_contender(role, model, tokenizer, name=None):
         parameters=model.num_parameters(),
         size_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
         name=name,
+        path=path,
+    )
+
+
+def onnx_contender(role, path, model, tokenizer, threads, name=None):
+    """Describe an ONNX file of a model for the closing table."""
+    return Contender(
+        role=role,
+        engine="ONNX Runtime",
+        runner=onnx_runner(path, threads=threads),
+        tokenizer=tokenizer,
+        padding_side=padding_side(model.config),
+        label_names=model_label_names(model.config),
+        parameters=model.num_parameters(),
+        size_bytes=path.stat().st_size,
+        name=name,
+        path=str(path),
     )
 
 
@@ -76,8 +95,18 @@ def pytorch_contender(role, model, tokenizer, name=None):
 _CALIBRATION_ROWS = 512
 
 
-def ship_once(run, student, tokenizer, train, validation, training, shipping):
+def ship_once(run, student, tokenizer, train, validation, training, shipping, *, whose=""):
     """Export the student to ONNX and int8 behind the gate of `ship`, once; some training texts calibrate static int8.
+
+    Args:
+        run (`RunFolder`): keeps the folder.
+        student (`PreTrainedModel`): the trained student.
+        tokenizer (`PreTrainedTokenizerFast`): its tokenizer.
+        train (`Dataset`): the training split.
+        validation (`Dataset`): the validation split.
+        training (`DistillationArguments`): names the columns and the longest text.
+        shipping (`ShippingArguments`): the gate's limits.
+        whose (`str`, *optional*): stands before "onnx" in the stage's and the roles' names, where several are shipped.
 
     Returns:
         `tuple[list[Contender], dict]`: the float model and, where it passed, the int8 model; and the report of `ship`.
@@ -106,7 +135,7 @@ def ship_once(run, student, tokenizer, train, validation, training, shipping):
             calibration_text_pairs=pairs,
         )
 
-    folder = run.once("onnx", build)
+    folder = run.once(f"{whose}onnx".replace(" ", "_"), build)
     shipped = read_report(folder)
     files = {"onnx fp32": "model.onnx"}
     if shipped["chosen"] == "model_optimized.onnx":
@@ -114,22 +143,13 @@ def ship_once(run, student, tokenizer, train, validation, training, shipping):
     if shipped["quantization"] is not None:
         files["onnx int8"] = "model_quantized.onnx"
     contenders = [
-        Contender(
-            role=role,
-            engine="ONNX Runtime",
-            runner=onnx_runner(folder / file, threads=shipping.latency_threads),
-            tokenizer=tokenizer,
-            padding_side=padding_side(student.config),
-            label_names=model_label_names(student.config),
-            parameters=student.num_parameters(),
-            size_bytes=(folder / file).stat().st_size,
-        )
+        onnx_contender(f"{whose}{role}", folder / file, student, tokenizer, shipping.latency_threads)
         for role, file in files.items()
     ]
     return contenders, shipped
 
 
-def measure(run, contenders, splits, training, shipping, *, known_logits=None):
+def measure(run, contenders, splits, training, shipping, *, known_logits=None, pairs=_COMPARISONS):
     """Score the contenders on every split and time them on the validation texts; each figure is taken once per run.
 
     Args:
@@ -139,6 +159,7 @@ def measure(run, contenders, splits, training, shipping, *, known_logits=None):
         training (`DistillationArguments`): names the columns and the seed.
         shipping (`ShippingArguments`): threads and number of texts of the timing.
         known_logits (`dict[tuple[str, str], np.ndarray]`, *optional*): logits by (role, split) that need no model.
+        pairs (`Sequence[tuple[str, str]]`, *optional*): roles to compare, the first with the second.
 
     Returns:
         `tuple[list[dict], list[dict]]`: the report's parts `models` and `comparisons`.
@@ -160,7 +181,7 @@ def measure(run, contenders, splits, training, shipping, *, known_logits=None):
             row["evaluation"][split] = evaluate(logits[contender.role], gold[labelled])
         comparisons += [
             {"a": a, "b": b, "split": split, **compare_two(logits[a], logits[b], gold[labelled])}
-            for a, b in _COMPARISONS
+            for a, b in pairs
             if a in logits and b in logits
         ]
     validation = splits["validation"]

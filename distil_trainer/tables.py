@@ -72,14 +72,14 @@ def measurement_lines(report):
         texts = _distinct(latency["n"] for latency in latencies)
         tokens = _distinct(f"{latency['mean_tokens']:.0f}" for latency in latencies)
         threads = _distinct(latency["threads"] for latency in latencies)
-        reference = [row.get("engine") for row in report["models"] if row["role"] == "teacher"]
-        engine = f", run by {reference[0]}" if reference and reference[0] else ""
+        reference = next((row for row in report["models"] if row["role"] == "teacher"), {})
+        engine = f", run by {reference['engine']}" if reference.get("engine") else ""
         tokenization = max(latency["tokenization_p50_ms"] for latency in latencies)
         lines.append(
             f"Latency: one text at a time, {texts} texts of real length ({tokens} tokens on average), {threads} "
             f"{'thread' if threads == '1' else 'threads'}, {_distinct(latency['cpu'] for latency in latencies)}; "
             f"tokenization, at most {tokenization:.2f} ms, comes on top. "
-            f"× faster: medians, against the teacher{engine}."
+            f"× faster: medians, against {reference.get('name') or 'the teacher'}{engine}."
         )
     return lines
 
