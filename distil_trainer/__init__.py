@@ -46,7 +46,8 @@ _NAMES = {
     "labeled_dataset": ["push_labeled_dataset", "save_labeled_dataset"],
     "labeling": ["TeacherLabeler"],
     "labels": ["dataset_label_names", "label_permutation", "model_label_names"],
-    "latency": ["measure_latencies", "measure_latency"],
+    "latency": ["dollars_per_100m_texts", "measure_latencies", "measure_latency"],
+    "latency_benchmark": ["benchmark_latency", "latency_table", "plot_latency"],
     "loading": ["load_classifier"],
     "losses": [
         "attention_cosine",

@@ -138,6 +138,35 @@ def summarize_latency(samples, threads, warmup):
     }
 
 
+def dollars_per_100m_texts(milliseconds_per_text, threads, price_per_core_hour):
+    """Return what 100 million texts cost where cores are paid for while they work, and stand idle at no cost.
+
+    `milliseconds * 1e8 / 3,600,000 * threads * price`. A core is what clouds rent as a virtual CPU: a processor as the
+    operating system counts them. A service that must answer at any moment also pays for the cores that wait: divide by
+    the share of time that they work.
+
+    Args:
+        milliseconds_per_text (`float`): time of one text, tokenization included: of `measure_latencies` the sum of
+            `mean_ms` and the time of tokenization. The mean, not the median, because long texts are paid for too. Of
+            a throughput: `1000 / texts_per_second`.
+        threads (`int`): cores that are kept busy meanwhile; of several processes, those of all together.
+        price_per_core_hour (`float`): dollars for one core for one hour, such as 0.04.
+
+    Returns:
+        `float`: dollars; in another currency if the price is.
+
+    Raises:
+        ValueError: if a number is not above zero.
+    """
+    if not (milliseconds_per_text > 0 and threads >= 1 and 0 < price_per_core_hour < float("inf")):
+        raise ValueError(
+            f"milliseconds_per_text={milliseconds_per_text}, threads={threads}, price_per_core_hour="
+            f"{price_per_core_hour}: time and price must be above 0, and threads at least 1, or the cost would be "
+            "nothing or less. Leave the price out to have no cost column."
+        )
+    return milliseconds_per_text * 1e8 / 3_600_000 * threads * price_per_core_hour
+
+
 @contextlib.contextmanager
 def torch_threads(threads):
     """Let PyTorch use this many threads inside the `with` block, and as many as before after it."""

@@ -48,6 +48,7 @@ PIPELINE = [
     ["evaluation", "scores", "cascade"],
     ["export"],
     ["report", "tables", "plots", "audit_tables", "audit_plot", "model_card", "hub"],
+    ["latency_benchmark"],
     ["meta_pseudo_labels"],
     ["transfer_arguments", "pruning_arguments", "recipe_arguments", "hyper_parameters"],
     [
