@@ -5,8 +5,8 @@
 The ladder is that of Kim and Awadalla, FastFormers (arXiv 2010.13382): the teacher padded to 128 tokens, at real
 lengths, as ONNX and in int8; distilled; pruned and recovered; one process on each core. Convolutions over word vectors
 and a bag of them are further rungs. Each student is a run of its own in a folder of the output folder, with its
-control and its card. Arguments of recipes go to all of them, and those within `--of_transformer` or `--of_networks` to one
-kind:
+control and its card. Arguments of recipes go to all of them; those within `--of_transformer` or `--of_networks` go to
+one kind:
 
     --of_transformer "--student_layers 2 4 6 --max_steps 3000" --of_networks "--max_steps 2000"
 
@@ -41,7 +41,6 @@ from distil_trainer import (
     write_report,
 )
 
-PADDED_TOKENS = 128
 SHARES = (0.99, 0.96)
 COMMON = {name: TRANSFORMER_DEFAULTS[name] for name in ("dataset_name", "teacher_model_name_or_path", "seed")}
 
@@ -84,7 +83,7 @@ def main(argv=None):
     evaluation_splits = {name: split for name, split in splits.items() if name != "train"}
     pairs = [(each.role, "teacher") for each in contenders[1:]]
     rows, comparisons = measure(run, contenders, evaluation_splits, training, shipping, pairs=pairs)
-    speed = run.value("speed", lambda: time_rungs(contenders, splits["validation"], training, shipping))
+    speed = run.value("speed", lambda: time_rungs(contenders, splits["validation"], own, training, shipping))
     report = make_report(
         name="FastFormers' ladder",
         run={"recipe": Path(__file__).name, "seed": training.seed},
@@ -108,6 +107,8 @@ def ladder_arguments(argv):
     parser.add_argument("--of_transformer", default="", help="arguments of the recipe for the transformer alone")
     parser.add_argument("--of_networks", default="", help="arguments of the recipe for the networks alone")
     parser.add_argument("--networks", nargs="+", default=["glove_cnn", "embedding_bag"], help="their student types")
+    parser.add_argument("--pad_to", type=int, default=128, help="tokens of every text where the first rung is timed")
+    parser.add_argument("--instances", type=int, help="processes of one thread each; by default one on each core")
     return parser.parse_known_args(argv)
 
 
@@ -119,16 +120,17 @@ def chosen_file(folder, role, shipping):
     return onnx_contender(role, folder / "onnx" / chosen["chosen"], model, tokenizer, shipping.latency_threads, name)
 
 
-def time_rungs(contenders, validation, training, shipping):
+def time_rungs(contenders, validation, own, training, shipping):
     """Time every rung on the validation texts: alone, padded, in batches, and in one process on each core."""
     return benchmark_latency(
         {each.role: each.path for each in contenders},
         validation[training.text_column],
         None if training.text_pair_column is None else validation[training.text_pair_column],
         threads=[shipping.latency_threads],
+        instances=own.instances,
         max_length=training.max_length,
         max_texts=shipping.latency_texts,
-        pad_to=PADDED_TOKENS,
+        pad_to=own.pad_to,
         price_per_core_hour=shipping.price_per_core_hour,
         seed=training.seed,
     )
@@ -137,7 +139,7 @@ def time_rungs(contenders, validation, training, shipping):
 def with_speed(rows, speed):
     """Return the rungs with their times, below the first: the teacher as published figures time it, padded."""
     times = {each["model"]: each for each in speed["rows"] if each["processes"] == 1 and not each["pinned"]}
-    first = {**rows[0], "name": f"teacher padded to {PADDED_TOKENS}", "latency": times["teacher"]["padded"]}
+    first = {**rows[0], "name": f"teacher padded to {speed['pad_to']}", "latency": times["teacher"]["padded"]}
     second = {"role": "teacher at real lengths", "name": None}
     rungs = [{**row, "latency": times[row["role"]]["latency"]} for row in rows]
     return [first, {**rungs[0], **second}, *rungs[1:]]
