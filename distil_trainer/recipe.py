@@ -222,7 +222,7 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
     used_for += ["the round of self-training"] * bool(transfer.self_training_rounds)
     teacher_path = models.teacher_model_name_or_path
     report_parts = {
-        "run": facts,
+        "run": {**facts, "price_per_core_hour": shipping.price_per_core_hour},
         "task": {
             "language": shipping.language,
             "problem_type": task,

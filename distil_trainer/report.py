@@ -13,6 +13,7 @@ run*
   seed        int
   date        str   UTC, ISO 8601
   duration_s  float
+  price_per_core_hour float  dollars, where the user gave a price: adds a column of what 100 million texts cost
   versions    {package: version}
   cpu         str   see `latency.cpu_name`
   device      str   what training ran on: "cpu", "cuda", or a name

@@ -4,6 +4,7 @@ import textwrap
 
 from distil_trainer.bootstrap import LEAST_P_VALUE
 from distil_trainer.headline import METRICS, headline_of
+from distil_trainer.latency import dollars_per_100m_texts
 
 MISSING = "–"
 
@@ -81,6 +82,11 @@ def measurement_lines(report):
             f"tokenization, at most {tokenization:.2f} ms, comes on top. "
             f"× faster: medians, against {reference.get('name') or 'the teacher'}{engine}."
         )
+        if report["run"].get("price_per_core_hour"):
+            lines[-1] += (
+                f" $: at {report['run']['price_per_core_hour']:g} for a core for an hour, one text at a time, "
+                "tokenization included, cores paid for while they work."
+            )
     return lines
 
 
@@ -142,6 +148,9 @@ def _cells(report):
         "latency ms\np95",
         "× faster",
     ]
+    price = report["run"].get("price_per_core_hour")
+    if price:
+        header.append("$ for 100\nmillion texts")
     rows = []
     for row in report["models"]:
         evaluation, latency = row.get("evaluation") or {}, row.get("latency") or {}
@@ -161,9 +170,17 @@ def _cells(report):
                 _or_missing("{:.2f}", latency.get("p50_ms")),
                 _or_missing("{:.2f}", latency.get("p95_ms")),
                 _or_missing("{:.1f}", row.get("speedup")),
+                *([_or_missing("{:,.2f}", _dollars(latency, price))] if price else []),
             ]
         )
     return header, rows
+
+
+def _dollars(latency, price):
+    """Return what 100 million texts cost one by one, tokenization included; `None` where nothing was timed."""
+    if not latency:
+        return None
+    return dollars_per_100m_texts(latency["mean_ms"] + latency["tokenization_p50_ms"], latency["threads"], price)
 
 
 def _difference(comparison, headline):

@@ -86,7 +86,11 @@ def main(argv=None):
     speed = run.value("speed", lambda: time_rungs(contenders, splits["validation"], own, training, shipping))
     report = make_report(
         name="FastFormers' ladder",
-        run={"recipe": Path(__file__).name, "seed": training.seed},
+        run={
+            "recipe": Path(__file__).name,
+            "seed": training.seed,
+            "price_per_core_hour": shipping.price_per_core_hour,
+        },
         task={"max_length": training.max_length},
         teacher={"name": models.teacher_model_name_or_path},
         student={"base": "several"},

@@ -163,6 +163,19 @@ def test_markdown_table_has_the_cells_of_the_closing_table():
     assert {line.count("|") for line in lines} == {9}
 
 
+def test_a_price_adds_a_column_of_what_100_million_texts_cost():
+    parts = example_parts()
+    parts["run"]["price_per_core_hour"] = 0.04
+    parts["models"][3]["latency"] = None
+    report = make_report(**parts)
+    lines = closing_table(report).splitlines()
+    assert lines[0].endswith("$ for 100") and lines[1].endswith("million texts")
+    # (1.1 * 12 + 0.21) ms * 1e8 texts are 372.5 core hours; this one takes 0.21 ms of tokenization too.
+    assert lines[3].endswith(" 14.90") and lines[6].endswith(" –")
+    assert "$: at 0.04 for a core for an hour" in " ".join(closing_table(report).split())
+    assert markdown_table(report).splitlines()[0].endswith("| $ for 100, million texts |")
+
+
 def test_both_splits_get_an_accuracy_column_and_the_test_split_the_macro_f1():
     report = make_report(**_with_test_split(example_parts()))
     header, _, teacher = markdown_table(report).splitlines()[:3]
