@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from distil_trainer import torch_runner
-from distil_trainer.latency import cpu_name, measure_latencies, measure_latency, torch_threads
+from distil_trainer.latency import (
+    cpu_name,
+    dollars_per_100m_texts,
+    measure_latencies,
+    measure_latency,
+    torch_threads,
+)
 
 
 class _Recorder:
@@ -136,3 +142,14 @@ def test_measuring_nothing_is_refused(wrong, tokenizer):
 def test_pairs_of_another_number_are_refused(tokenizer):
     with pytest.raises(ValueError, match=r"len\(text_pairs\)=1, len\(texts\)=2"):
         measure_latency(_Recorder(), tokenizer, ["film", "plot"], ["bad"], threads=1)
+
+
+def test_a_hundred_million_texts_of_36_ms_are_a_thousand_hours():
+    assert dollars_per_100m_texts(36, 1, 0.04) == pytest.approx(40)
+    assert dollars_per_100m_texts(18, 4, 0.04) == pytest.approx(80)
+
+
+@pytest.mark.parametrize("wrong", [(0, 1, 0.04), (1, 0, 0.04), (1, 1, 0), (1, 1, -1), (float("nan"), 1, 1)])
+def test_a_cost_of_nothing_or_less_is_refused(wrong):
+    with pytest.raises(ValueError, match="time and price must be above 0"):
+        dollars_per_100m_texts(*wrong)

@@ -92,8 +92,8 @@ def _read_files(options):
     counts = [sum(1 for _ in _lines(file)) for file in files]
     if counts[0] != counts[-1]:
         raise ValueError(
-            f"{files[0]} has {counts[0]} lines, {files[1]} has {counts[1]}: a pair is the lines of the same number, so "
-            "there must be as many."
+            f"{files[0]} has {counts[0]} lines, {files[1]} has {counts[1]}: a pair is the lines of the same number, "
+            "so there must be as many."
         )
     if not counts[0]:
         raise ValueError(f"{options.texts} is empty: give real texts, one a line.")

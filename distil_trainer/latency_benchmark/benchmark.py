@@ -76,7 +76,8 @@ def benchmark_latency(
         `price_per_core_hour`) and `rows`. A row is one model run in one way: `name` (unique; made of `model` and
         `way`), `path` (`None` in memory), `engine`, `threads` (of one process), `processes`, `pinned`, `latency` and
         `padded` (each as `measure_latencies` returns it, and `tokenization_mean_ms`; or `None`), `throughput`
-        (`texts`, of all processes, `texts_per_second`, `slowest`, `fastest`), and `dollars_per_100m_texts`
+        (in batches: `texts`, of all processes, `texts_per_second`, `slowest`, `fastest`),
+        `texts_per_second_one_by_one` (tokenization included, of all processes), and `dollars_per_100m_texts`
         (`one_by_one`, `in_batches`; `None` without a price). All of it is JSON.
 
     Raises:
@@ -153,17 +154,17 @@ def _row(model, measured, price, *, threads=1, processes=None):
         pinned = can_pin()
         way = f"{processes} process{'es' if processes > 1 else ''}, {'pinned' if pinned else 'not pinned'}"
     processes = processes or 1
-    latency, cores = measured["latency"], threads * processes
+    one_by_one_ms = measured["latency"]["mean_ms"] + measured["latency"]["tokenization_mean_ms"]
     dollars = None
     if price is not None:
-        one_by_one_ms = latency["mean_ms"] + latency["tokenization_mean_ms"]
         in_batches_ms = 1000 / measured["throughput"]["texts_per_second"]
         dollars = {
             "one_by_one": dollars_per_100m_texts(one_by_one_ms, threads, price),
-            "in_batches": dollars_per_100m_texts(in_batches_ms, cores, price),
+            "in_batches": dollars_per_100m_texts(in_batches_ms, threads * processes, price),
         }
+    engine = " (PyTorch)" if model.engine == "PyTorch" else ""  # the file's name says it of the others
     return {
-        "name": f"{model.name}, {way}",
+        "name": f"{model.name}{engine}, {way}",
         "model": model.name,
         "way": way,
         "path": model.place,
@@ -172,6 +173,7 @@ def _row(model, measured, price, *, threads=1, processes=None):
         "processes": processes,
         "pinned": pinned,
         **measured,
+        "texts_per_second_one_by_one": 1000 * processes / one_by_one_ms,
         "dollars_per_100m_texts": dollars,
     }
 
@@ -234,4 +236,5 @@ def _versions(models):
 def _busy_cores():
     """Return how many of the cores that this process may use do other work at this moment."""
     shares = np.array(psutil.cpu_percent(interval=_SECONDS_OF_LOOKING, percpu=True)) / 100
-    return round(float(shares[psutil.Process().cpu_affinity()].sum() if can_pin() else shares.sum()), 1)
+    usable = psutil.Process().cpu_affinity() if can_pin() else range(len(shares))
+    return round(float(sum(shares[core] for core in usable if core < len(shares))), 1)  # a container may hide some

@@ -6,7 +6,7 @@ from distil_trainer.report import write_atomically
 
 # The Okabe-Ito colours, which people with colour-vision deficiency tell apart.
 _COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-_GAP = 0.6  # between models, in lines
+_LINES_ABOVE = 1.1  # of a model's rows, for its name
 
 
 def plot_latency(result, path):
@@ -28,20 +28,24 @@ def plot_latency(result, path):
 
     rows = result["rows"]
     models = list(dict.fromkeys(row["model"] for row in rows))
-    places = [index + _GAP * models.index(row["model"]) for index, row in enumerate(rows)]
+    places = [index + _LINES_ABOVE * (1 + models.index(row["model"])) for index, row in enumerate(rows)]
     colors = [_COLORS[models.index(row["model"]) % len(_COLORS)] for row in rows]
-    figure = Figure(figsize=(9.6, 1.9 + 0.34 * (places[-1] + 1)), dpi=160, layout="constrained")
+    figure = Figure(figsize=(9.6, 1.7 + 0.3 * (places[-1] + 1)), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharey=True)
     _draw_latency(left, rows, places, colors, result)
-    _draw_throughput(right, rows, places, colors, result)
+    _draw_throughput(right, rows, places, colors)
     for axes in (left, right):
         axes.grid(True, axis="x", which="major", color="0.9", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.tick_params(axis="y", length=0)
         axes.spines[["top", "right", "left"]].set_visible(False)
-    left.set_yticks(places, [row["name"] for row in rows])
-    left.set_ylim(places[-1] + 0.7, -0.7)  # the first row on top
+    left.set_yticks(places, [row["way"] for row in rows])
+    left.set_ylim(places[-1] + 0.7, -0.3)  # the first row on top
+    for row, above, place, color in zip(rows, [None, *rows], places, colors, strict=False):
+        if above is None or above["model"] != row["model"]:
+            name, line = row["name"].removesuffix(f", {row['way']}"), left.get_yaxis_transform()
+            left.text(0, place - 0.8, name, transform=line, color=color, fontweight="bold", va="center", fontsize=9)
     figure.suptitle(f"{result['cpu']}, {result['cores']} cores", x=0.01, ha="left", fontweight="bold")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
@@ -66,14 +70,15 @@ def _draw_latency(axes, rows, places, colors, result):
         if padded is not None:
             axes.plot(padded["p50_ms"], place, "o", color=color, markersize=6, markerfacecolor="white")
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
-    hollow = "" if result["pad_to"] is None else f"\nhollow: padded to {result['pad_to']} tokens, median"
-    axes.set_xlabel(f"one text, ms (log scale): median, line to p95{hollow}")
+    hollow = "" if result["pad_to"] is None else f"\nhollow: median, padded to {result['pad_to']} tokens"
+    axes.set_xlabel(f"one text, ms (log scale): median to p95{hollow}")
 
 
-def _draw_throughput(axes, rows, places, colors, result):
+def _draw_throughput(axes, rows, places, colors):
     values = [row["throughput"]["texts_per_second"] for row in rows]
     axes.barh(places, values, height=0.7, color=colors)
     for place, value in zip(places, values, strict=True):
@@ -81,4 +86,4 @@ def _draw_throughput(axes, rows, places, colors, result):
             f"{value:,.0f}", (value, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5
         )
     axes.set_xlim(0, 1.16 * max(values))
-    axes.set_xlabel(f"texts a second, batches of at most {result['tokens_per_batch']} tokens")
+    axes.set_xlabel("texts a second, in batches")

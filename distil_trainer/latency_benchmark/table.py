@@ -1,4 +1,4 @@
-"""A latency benchmark as aligned text: one line for each model and way to run it, then how it was measured."""
+"""A latency benchmark as aligned text: for each model a line for each way to run it, then how it was measured."""
 
 import textwrap
 
@@ -19,15 +19,18 @@ def latency_table(result):
     lines = [[heading.split("\n")[half] for heading in columns] for half in (0, 1)]
     lines += [[cell(row) for cell in columns.values()] for row in result["rows"]]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    aligned = ["  ".join(map(_align, line, widths, range(len(line)))).rstrip() for line in lines]
+    upper, lower, *figures = [
+        "  ".join([first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]).rstrip() for first, *others in lines
+    ]
     rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
-    body = []
-    for index, row in enumerate(result["rows"]):
-        if index and row["model"] != result["rows"][index - 1]["model"]:
-            body.append("")
-        body.append(aligned[2 + index])
+    body, model = [], None
+    for row, line in zip(result["rows"], figures, strict=True):
+        if row["model"] != model:
+            model = row["model"]
+            body.append(row["name"].removesuffix(f", {row['way']}"))
+        body.append(line)
     notes = [textwrap.fill(note, max(len(rule), 79), subsequent_indent="  ") for note in measurement_notes(result)]
-    return "\n".join([*aligned[:2], rule, *body, rule, *notes])
+    return "\n".join([upper, lower, rule, *body, rule, *notes])
 
 
 def measurement_notes(result):
@@ -79,8 +82,7 @@ def measurement_notes(result):
 def _columns(result):
     """Return what each column is headed with, in two lines, and how a row fills it."""
     columns = {
-        "\nmodel": lambda row: row["model"],
-        "\nrun with": lambda row: row["way"],
+        "\nmodel, run with": lambda row: f"  {row['way']}",
         "one text, ms\nmedian": lambda row: _milliseconds(row["latency"]["p50_ms"]),
         "\np95": lambda row: _milliseconds(row["latency"]["p95_ms"]),
         "\nmean": lambda row: _milliseconds(row["latency"]["mean_ms"]),
@@ -97,10 +99,6 @@ def _columns(result):
         )
         columns["\nin batches"] = lambda row: _three_digits(row["dollars_per_100m_texts"]["in_batches"])
     return columns
-
-
-def _align(cell, width, column):
-    return cell.ljust(width) if column < 2 else cell.rjust(width)
 
 
 def _milliseconds(value):
