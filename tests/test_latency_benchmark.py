@@ -4,8 +4,6 @@ import copy
 import json
 import os
 import sys
-import threading
-import time
 
 import numpy as np
 import psutil
@@ -99,31 +97,40 @@ def test_each_number_of_threads_has_sessions_of_its_own(folders, monkeypatch):
     assert "TOKENIZERS_PARALLELISM" not in os.environ
 
 
-def _compute_until(stop):
-    while not stop.is_set():
-        np.ones(1000).sum()
+class _Clock:
+    """Time in which the threads of this process compute half of the first so many seconds, and then sleep."""
+
+    def __init__(self, busy_seconds):
+        self.now, self.busy_seconds = 0.0, busy_seconds
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+    def perf_counter(self):
+        return self.now
+
+    def process_time(self):
+        return min(self.now, self.busy_seconds) / 2
 
 
 def test_a_turn_waits_until_the_threads_of_the_last_one_rest(monkeypatch, caplog):
-    rest, stop = turns._Rest(True), threading.Event()
+    clock = _Clock(0.5)
+    monkeypatch.setattr(turns, "time", clock)
+    rest = turns._Rest(True)
     first, second = (rest.between_turns(name, lambda inputs: inputs) for name in ("first", "second"))
-    first(1)
-    thread = threading.Thread(target=_compute_until, args=[stop])
-    thread.start()
-    threading.Timer(0.3, stop.set).start()
-    started = time.perf_counter()
-    assert first(2) == 2  # its own threads are no other's
-    assert second(3) == 3
-    thread.join()
-    assert stop.is_set() and 0.2 < time.perf_counter() - started < 2.5 and not caplog.records
-    monkeypatch.setattr(turns, "_LONGEST_WAIT_SECONDS", 0.05)
-    stop.clear()
-    thread = threading.Thread(target=_compute_until, args=[stop])
-    thread.start()
-    first(4), second(5)
-    stop.set()
-    thread.join()
+    assert first(1) == 1 and 0.5 <= clock.now < 0.55
+    began = clock.now
+    assert first(2) == 2 and clock.now == began  # its own threads are no other's
+    assert second(3) == 3 and clock.now == pytest.approx(began + 0.02)
+    clock.busy_seconds, began = float("inf"), clock.now
+    first(4)
+    assert 3 < clock.now - began < 3.1
     assert [record.message[:31] for record in caplog.records] == ["Threads of this process still c"]
+    began = clock.now
+    second(5)
+    assert clock.now == began  # no more of that
+    turns._Rest(False).between_turns("first", lambda inputs: inputs)(6)
+    assert clock.now == began
 
 
 def test_the_shipped_tokenizer_reads_as_that_of_transformers(folders, tokenizer):
@@ -298,9 +305,10 @@ def test_processes_have_a_core_each_and_the_time_is_from_the_first_start_to_the_
 
 
 def test_a_process_that_dies_is_an_error_and_leaves_no_other_behind(monkeypatch):
+    before = psutil.Process().children()
     with pytest.raises(RuntimeError, match="Process 1 of .* that ran dies ended with status 3"):
         _pinned("dies", monkeypatch)
-    assert not psutil.Process().children()
+    assert psutil.Process().children() == before
 
 
 def test_processes_that_the_memory_would_not_hold_are_left_out(monkeypatch, caplog, folders):
@@ -444,10 +452,17 @@ def test_the_command_reads_the_same_lines_of_both_files_and_no_more(tmp_path, fo
         ("good\n", ["--price_per_core_hour", "-1"], "time and price must be above 0"),
     ],
 )
-def test_an_error_of_the_command_is_one_line(texts, words, message, folders, tmp_path, capsys):
+def test_an_error_of_the_command_is_said_without_a_traceback(texts, words, message, folders, tmp_path, capsys):
     (tmp_path / "pairs.txt").write_text("a\nb\n")
     words = [word.replace("PAIRS", str(tmp_path / "pairs.txt")) for word in words]
     assert _command(folders, tmp_path, *words, texts=texts) == 1
     out, error = capsys.readouterr()
     assert out == "" and message.replace("PAIRS", str(tmp_path / "pairs.txt")) in error
-    assert error.startswith("latency_benchmark: ") and error.count("\n") == 1
+    assert error.startswith("latency_benchmark: ") and "Traceback" not in error
+
+
+def test_the_command_says_the_cause_of_an_error(folders, tmp_path, capsys):
+    words = ["--instances", "0", "--threads", "1", "--pad_to", "128"]
+    assert _command(folders, tmp_path, *words) == 1
+    assert "cannot read a text of up to so many tokens" in (error := capsys.readouterr().err)
+    assert "The cause: [ONNXRuntimeError]" in error

@@ -21,7 +21,7 @@ def main(arguments=None):
             process's.
 
     Returns:
-        `int`: 0, or 1 after an error, which is one line on standard error.
+        `int`: 0, or 1 after an error, which is written to standard error with its cause.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -53,7 +53,8 @@ def main(arguments=None):
         if options.plot:
             plot_latency(result, options.plot)
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
-        sys.stderr.write(f"latency_benchmark: {error}\n")
+        cause = f"\nThe cause: {error.__cause__}" if error.__cause__ else ""
+        sys.stderr.write(f"latency_benchmark: {error}{cause}\n")
         return 1
     return 0
 

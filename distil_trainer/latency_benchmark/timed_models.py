@@ -109,13 +109,13 @@ def find_place(path):
         FileNotFoundError: if there is no such file, or the folder holds no model.
         ValueError: if the folder has several ONNX files, and none is named as chosen.
     """
-    path = Path(path)
+    given, path = os.fspath(path), Path(path)
     if path.suffix == ".onnx":
         if not path.is_file():
             raise FileNotFoundError(f"{str(path)!r} is not a file: give the path of an ONNX file, or its folder.")
         return os.path.abspath(path)
     if not path.is_dir():
-        return str(path)  # a Hub id, or load_classifier says what is missing
+        return given  # a Hub id, or load_classifier says what is missing
     chosen = _read_report(path).get("chosen")
     files = [path / chosen] if chosen else sorted(path.glob("*.onnx"))
     if chosen and not files[0].is_file():
