@@ -405,6 +405,7 @@ def test_the_plot_is_a_picture_and_says_what_it_needs(folders, tmp_path, monkeyp
         plot_latency(result, tmp_path / "plot.png")
 
 
+@pytest.mark.slow  # a process that imports torch
 def test_a_real_process_reads_all_texts(folders):
     result = _benchmark([folders[1]], instances=1, max_texts=4)
     way = "1 process, pinned" if pinned.can_pin() else "1 process, not pinned"
