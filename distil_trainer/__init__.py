@@ -22,6 +22,7 @@ _NAMES = {
     "augmentation.language_model": ["fine_tune_language_model", "load_language_model"],
     "augmentation.masked_rewriting": ["MaskedRewriter"],
     "augmentation.small_gpt2": ["small_gpt2"],
+    "calibration": ["evaluate_calibration", "fit_temperature"],
     "cascade": ["cascade_report"],
     "closing": ["Contender", "measure", "onnx_contender", "pytorch_contender", "ship_once"],
     "collator": ["DistillationCollator"],

@@ -45,7 +45,7 @@ PIPELINE = [
     ["data_preparation", "training_events"],
     ["trainer"],
     ["fine_tuning", "scratch_teacher", "pruning"],
-    ["evaluation", "scores", "cascade"],
+    ["evaluation", "scores", "calibration", "cascade"],
     ["export"],
     ["report", "tables", "plots", "audit_tables", "audit_plot", "model_card", "hub"],
     ["latency_benchmark"],

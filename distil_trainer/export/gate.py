@@ -6,7 +6,9 @@ import os
 
 import numpy as np
 
+from distil_trainer.calibration import fit_temperature
 from distil_trainer.export.choice import apply_limits, choose_rung, limits_table
+from distil_trainer.export.confidence import confidence_facts, read_held_out
 from distil_trainer.export.judging import answers_of, gold_answers, judge_file, read_texts, value_of
 from distil_trainer.export.ladder import Ladder, is_int8
 from distil_trainer.export.onnx import export_onnx
@@ -41,6 +43,7 @@ def ship(
     threads=None,
     calibration_texts=None,
     calibration_text_pairs=None,
+    calibrate_on=None,
 ):
     """Export a classifier to ONNX, try every form of it that suits, and choose the fastest that is good enough.
 
@@ -88,14 +91,20 @@ def ship(
             static int8 and the harm of each node. Without them there is no static int8, and parts that are known to be
             harmful stay in float.
         calibration_text_pairs (`list[str]`, *optional*): their second sentences.
+        calibrate_on (`Dataset`, *optional*): labelled rows, with the columns of `eval_dataset`, on which a temperature
+            is fitted (`fit_temperature`), that the logits of every file are divided by: probabilities become honest,
+            labels stay. Rows that nothing was trained on and no figure is reported on. Where they have the column
+            `teacher_logits` (see `TeacherLabeler`), the report says too how many texts the chosen file may answer
+            alone (`cascade_report`).
 
     Returns:
         `dict`: `chosen` (`"model_quantized.onnx"`, `"model_optimized.onnx"` or `"model.onnx"`), `chosen_rung`,
         `num_rows`, `metric`, `pytorch_accuracy`, `max_accuracy_drop`, `target_latency_ms`, `max_size_mb`,
         `max_length`, `threads`, `export` (engine, opset, parity), `quantization` (of the int8 file that was kept, or
-        `None`), `latency` (how it was measured), `serving` (see `serving_facts`; `None` where `classifier.py` was left
-        out), `sha256` (by file) and `rungs`, one for each form tried: `name`, `file` (`None` where it was not kept),
-        `size_bytes`, `accuracy` and `accuracy_change` (the worse of the two ways of batching),
+        `None`), `confidence` (see `confidence_facts`; `None` without `calibrate_on`), `latency` (how it was measured),
+        `serving` (see `serving_facts`; `None` where `classifier.py` was left out), `sha256` (by file) and `rungs`, one
+        for each form tried: `name`, `file` (`None` where it was not kept), `size_bytes`, `accuracy` and
+        `accuracy_change` (the worse of the two ways of batching),
         `agreement_with_pytorch` (share of rows with the same label, in batches), `agreement_batch_1` (text by text;
         `None` for float, which does not depend on the batch), `p50_ms`, `p95_ms`, `p50_difference_ms` (of rungs that
         pass: the 95 % interval of the difference from the fastest), `passed` and `reason`. With another metric its
@@ -108,7 +117,8 @@ def ship(
         ValueError: if the data lacks a column, a label or rows, or has labels that are not the model's, or labels or
             scores that are all the same; if the model gives several labels or scores a row, or logits that are not
             finite, or cannot read `max_length` tokens; if its task has no such metric, or a limit is not above zero;
-            if fewer than 8 calibration texts are not blank, or they do not have second sentences as the data has.
+            if fewer than 8 calibration texts are not blank, or they do not have second sentences as the data has; if
+            `calibrate_on` is given for a regression, lacks what `eval_dataset` must have, or has no best temperature.
         RuntimeError: if the float ONNX does not equal PyTorch or loses more accuracy than allowed, or no rung passes
             the limits: then the message has the table of what each reached. Nothing is written.
         FileExistsError: if `folder` holds anything but an earlier export.
@@ -131,6 +141,10 @@ def ship(
     metric = choose_headline(metric, problem_type(model.config)).key
     texts, pairs = read_texts(eval_dataset, text_column, text_pair_column)
     gold = gold_answers(eval_dataset, label_column, model.config)
+    held_out = temperature = None
+    if calibrate_on is not None:
+        columns = text_column, text_pair_column, label_column
+        held_out = read_held_out(calibrate_on, columns, model.config, (texts, pairs))
     calibration = None
     if calibration_texts is not None:
         if (text_pair_column is None) != (calibration_text_pairs is None):
@@ -141,7 +155,7 @@ def ship(
             )
         calibration = choose_calibration_rows(calibration_texts, calibration_text_pairs)  # raises now, not later
 
-    def predict(runner, **batching):
+    def predict(runner, texts=texts, pairs=pairs, **batching):
         batching["padding_side"] = padding_side(model.config)
         return predict_logits(runner, tokenizer, texts, pairs, max_length=max_length, **batching)
 
@@ -158,7 +172,9 @@ def ship(
                 "them would fail or pass by accident: train it again with a lower learning rate, or in float32."
             )
         pytorch_answers = answers_of(pytorch_logits, model.config)
-        exported = export_onnx(model, tokenizer, staging, max_length=max_length)
+        if held_out is not None:
+            temperature = fit_temperature(predict(torch_runner(model), held_out.texts, held_out.pairs), held_out.gold)
+        exported = export_onnx(model, tokenizer, staging, max_length=max_length, temperature=temperature)
         ladder = Ladder(staging, predict, judge, metric=metric, threads=threads)
         rungs = ladder.rungs
         if not rungs[0]["passed"]:
@@ -193,6 +209,11 @@ def ship(
         chosen = choose_rung(passing, milliseconds)
         int8 = [chosen] if is_int8(chosen) else [dict(rung) for rung in passing if is_int8(rung)]
         kept_int8 = choose_rung(int8, milliseconds)["name"] if int8 else None
+        confidence = None
+        if held_out is not None:
+            run = ladder.runners[chosen["name"]]
+            alone = None if held_out.teacher_logits is None else predict(run, held_out.texts, held_out.pairs)
+            confidence = confidence_facts(temperature, held_out, pytorch_logits, predict(run), gold, alone)
         ladder.keep({chosen["name"], kept_int8})
 
         serving = serving_facts(tokenizer, model.config, max_length=max_length, text_pair=pairs is not None)
@@ -211,6 +232,7 @@ def ship(
             "threads": threads,
             "export": {key: exported[key] for key in ("engine", "opset", "parity")},
             "quantization": quantization,
+            "confidence": confidence,
             "latency": {key: latencies["fp32"][key] for key in ("batch_size", "n", "mean_tokens", "threads", "cpu")},
             "serving": serving if has_runtime else None,
             "sha256": file_hashes(staging),

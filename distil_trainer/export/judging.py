@@ -14,13 +14,14 @@ _SLACK = {"accuracy": 1e-12, "macro_f1": 1e-12, "pearson": 1e-4}
 _NO_LATENCY = dict.fromkeys(["p50_ms", "p95_ms", "p50_difference_ms"])
 
 
-def read_texts(dataset, text_column, text_pair_column):
+def read_texts(dataset, text_column, text_pair_column, name="eval_dataset"):
     """Read the texts of an evaluation set.
 
     Args:
         dataset (`Dataset`): the evaluation set.
         text_column (`str`): the column of texts.
         text_pair_column (`str`): the column of second texts; `None` for single texts.
+        name (`str`, *optional*, defaults to `"eval_dataset"`): of the data set, for errors.
 
     Returns:
         `list`: the texts and the second texts, each `list[str]`; `None` for second texts that there are not.
@@ -30,31 +31,32 @@ def read_texts(dataset, text_column, text_pair_column):
         ValueError: if a column is missing, or there are no rows.
     """
     if not len(dataset):
-        raise ValueError("eval_dataset has no rows, so nothing can be said of the accuracy: give labelled texts.")
+        raise ValueError(f"{name} has no rows, so nothing can be measured on it: give labelled texts.")
     columns = []
     for column in (text_column, text_pair_column):
         if column is None:
             columns.append(None)
             continue
-        _check_column(dataset, column, "text")
+        _check_column(dataset, column, "text", name)
         texts = list(dataset[column])
         for row, text in enumerate(texts):
             if not isinstance(text, str):
                 raise TypeError(
-                    f"Row {row} of eval_dataset has {column}={text!r}; a text must be a string. Drop such rows, or "
-                    "fill them."
+                    f"Row {row} of {name} has {column}={text!r}; a text must be a string. Drop such rows, or fill "
+                    "them."
                 )
         columns.append(texts)
     return columns
 
 
-def gold_answers(dataset, label_column, config):
+def gold_answers(dataset, label_column, config, name="eval_dataset"):
     """Read the gold labels of an evaluation set as the model's label numbers, or its gold scores.
 
     Args:
         dataset (`Dataset`): the evaluation set.
         label_column (`str`): the column of gold labels or scores.
         config (`PretrainedConfig`): the model's configuration.
+        name (`str`, *optional*, defaults to `"eval_dataset"`): of the data set, for errors.
 
     Returns:
         `np.ndarray` of shape `(n,)`
@@ -62,25 +64,25 @@ def gold_answers(dataset, label_column, config):
     Raises:
         ValueError: if a label or score is missing or illegal, the model's labels are others, or all are alike.
     """
-    _check_column(dataset, label_column, "label")
+    _check_column(dataset, label_column, "label", name)
     if problem_type(config) == REGRESSION:
         return _gold_scores(dataset, label_column)
     labels = list(dataset[label_column])
     names, model_names = dataset_label_names(dataset, label_column), model_label_names(config)
     permutation = None
     if names is not None and model_names is not None:
-        permutation = label_permutation(model_names, names, given="the model", wanted="eval_dataset")
+        permutation = label_permutation(model_names, names, given="the model", wanted=name)
     for row, label in enumerate(labels):
         if not isinstance(label, int) or not 0 <= label < config.num_labels:
             raise ValueError(
-                f"Row {row} of eval_dataset has {label_column}={label!r}; every row needs a label from 0 to "
-                f"{config.num_labels - 1}, or the accuracy would count it as an error. Drop unlabelled rows, and "
+                f"Row {row} of {name} has {label_column}={label!r}; every row needs a label from 0 to "
+                f"{config.num_labels - 1}, or it would count as an error of the model. Drop unlabelled rows, and "
                 "encode names as a ClassLabel (`dataset.class_encode_column`)."
             )
     if len(set(labels)) == 1:
         raise ValueError(
-            f"All {len(labels)} rows of eval_dataset have {label_column}={labels[0]}: a file that gives every text "
-            "this label would pass, whatever became of the others. Give rows of every label."
+            f"All {len(labels)} rows of {name} have {label_column}={labels[0]}: a file that gives every text this "
+            "label would look right, whatever became of the others. Give rows of every label."
         )
     gold = np.array(labels)
     return gold if permutation is None else np.array(permutation)[gold]
@@ -166,9 +168,9 @@ def _gold_scores(dataset, label_column):
     return np.array(scores, dtype=np.float64)
 
 
-def _check_column(dataset, column, what):
+def _check_column(dataset, column, what, name):
     if column not in dataset.column_names:
         raise ValueError(
-            f"{what}_column={column!r} is not in eval_dataset, which has the columns {dataset.column_names}: name the "
-            f"one that holds the {what}s."
+            f"{what}_column={column!r} is not in {name}, which has the columns {dataset.column_names}: name the one "
+            f"that holds the {what}s."
         )

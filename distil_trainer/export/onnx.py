@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from transformers import CONFIG_MAPPING
 
+from distil_trainer.export.parity import check_parity
 from distil_trainer.export.staging import staged_folder
-from distil_trainer.inference import forward_names, torch_runner
+from distil_trainer.export.temperature import check_temperature, divide_logits
+from distil_trainer.inference import forward_names
 from distil_trainer.input_checks import check_network_inputs, check_padding
 from distil_trainer.loading import name_tokenizer_class
 from distil_trainer.students import StudentConfig
@@ -21,10 +23,9 @@ from distil_trainer.students import StudentConfig
 logger = logging.getLogger(__name__)
 
 OPSET = 17
-TOLERANCE = 1e-4
 
 
-def export_onnx(model, tokenizer, folder, *, max_length=128):
+def export_onnx(model, tokenizer, folder, *, max_length=128, temperature=None):
     """Write a classifier as `model.onnx`, with its configuration and tokenizer, and check it against PyTorch.
 
     A float32 copy on the CPU in evaluation mode is exported; `model` is left as it is. Batch size and length are
@@ -39,21 +40,27 @@ def export_onnx(model, tokenizer, folder, *, max_length=128):
         folder (`str` or `os.PathLike`): a new folder, or one that holds an earlier export.
         max_length (`int`, *optional*, defaults to 128): the longest input to be served, in tokens; one of the shapes
             checked.
+        temperature (`float`, *optional*): what the logits of the file are divided by, such as the result of
+            `fit_temperature`. Labels stay the same, and whoever serves the file gets calibrated probabilities by a
+            softmax. By default they are the model's.
 
     Returns:
         `dict`: `path` (`str`), `engine` (`"optimum"` where it is installed, fits the installed transformers and knows
-        the architecture, else `"torch.onnx"`), `opset`, `parity` (`max_abs_difference`, `tolerance`, `shapes`),
-        `size_bytes`.
+        the architecture, else `"torch.onnx"`), `opset`, `temperature`, `parity` (`max_abs_difference`, `tolerance`,
+        `shapes`), `size_bytes`.
 
     Raises:
         ImportError: if `onnx` or `onnxruntime` is not installed.
         FileExistsError: if `folder` holds anything but an earlier export.
-        ValueError: if the model cannot read `max_length` tokens, or would read the tokenizer's padding as text.
+        ValueError: if the model cannot read `max_length` tokens, or would read the tokenizer's padding as text; if
+            `temperature` is not above zero, or is given for a regression.
         RuntimeError: if a logit differs by more than 1e-4 times the largest absolute logit (1e-4 where that is below
             1).
     """
     check_installed()
     check_padding(model.config, tokenizer)
+    if temperature is not None:
+        check_temperature(temperature, model.config)
     max_length = min(max_length, tokenizer.model_max_length)
     reference = _plain_copy(model)
     with staged_folder(folder) as staging:
@@ -64,7 +71,11 @@ def export_onnx(model, tokenizer, folder, *, max_length=128):
             _export_through_optimum(reference, config, path)
         else:
             _export_directly(reference, names, path)
-        parity = _check_parity(reference, tokenizer, names, path, max_length)
+        if temperature is not None:
+            divide_logits(path, temperature)
+        parity = check_parity(
+            reference, tokenizer, names, onnx_runner(path), max_length=max_length, temperature=temperature or 1.0
+        )
         _save_config(reference, staging)
         tokenizer.save_pretrained(staging)
         name_tokenizer_class(staging)
@@ -73,6 +84,7 @@ def export_onnx(model, tokenizer, folder, *, max_length=128):
         "path": str(Path(folder) / "model.onnx"),
         "engine": "torch.onnx" if config is None else "optimum",
         "opset": OPSET,
+        "temperature": temperature,
         "parity": parity,
         "size_bytes": size_bytes,
     }
@@ -255,47 +267,3 @@ def _save_config(model, folder):
     model.save_pretrained(folder)
     for weights in folder.glob("*.safetensors*"):
         weights.unlink()
-
-
-def _check_parity(model, tokenizer, names, path, max_length):
-    run_torch, run_onnx = torch_runner(model), onnx_runner(path)
-    shapes = [(1, min(5, max_length)), (3, min(11, max_length)), (4, max_length)]
-    difference, tolerance = 0.0, TOLERANCE
-    for seed, (batch_size, length) in enumerate(shapes):
-        inputs = _ragged_batch(model, tokenizer, batch_size, length, seed)
-        inputs = {name: inputs[name] for name in names}
-        try:
-            expected = run_torch(inputs)
-        except (IndexError, RuntimeError) as error:
-            raise ValueError(
-                f"max_length={max_length}: the PyTorch model itself cannot read {length} tokens (the cause is above), "
-                "so a served text of that length would fail: give the model's own limit, such as "
-                "`tokenizer.model_max_length`."
-            ) from error
-        difference = max(difference, float(np.abs(run_onnx(inputs) - expected).max()))
-        tolerance = max(tolerance, TOLERANCE * float(np.abs(expected).max()))
-    if not difference <= tolerance:
-        raise RuntimeError(
-            f"The ONNX file is not the model: its logits differ from PyTorch's by up to {difference:.2g} at the "
-            f"shapes {shapes}, where {tolerance:.2g} is allowed. Nothing was written. The exporter has fixed "
-            "something that depends on the input, such as a length: look for Python conditions on tensors in the "
-            "model's forward."
-        )
-    logger.info("ONNX equals PyTorch to %.2g at the shapes %s.", difference, shapes)
-    return {"max_abs_difference": difference, "tolerance": tolerance, "shapes": [list(shape) for shape in shapes]}
-
-
-def _ragged_batch(model, tokenizer, batch_size, length, seed):
-    """Random words in rows of different lengths, padded on the right; each row's second half is a second segment."""
-    generator = np.random.default_rng(seed)
-    special = set(tokenizer.all_special_ids)
-    words = np.array([token for token in range(len(tokenizer)) if token not in special])
-    lengths = np.linspace(length, max(1, length // 3), batch_size).astype(np.int64)[:, None]
-    positions = np.arange(length)[None, :]
-    mask = (positions < lengths).astype(np.int64)
-    segments = max(getattr(model.config, "type_vocab_size", 1), 1)
-    return {
-        "input_ids": np.where(mask, generator.choice(words, size=(batch_size, length)), tokenizer.pad_token_id),
-        "attention_mask": mask,
-        "token_type_ids": mask * np.minimum(positions >= lengths // 2, segments - 1),
-    }
