@@ -183,7 +183,7 @@ def ship(
                 "logits equal PyTorch's on random words, so the inputs differ: see that the tokenizer is the model's "
                 "own, and that the exported graph takes all the inputs it makes. Nothing was written."
             )
-        ladder.climb(tokenizer, calibration, max_length)
+        ladder.climb(tokenizer, calibration, max_length, max_size_mb)
         cores = threads or os.cpu_count()
         samples = latency_samples(
             {name: (runner, tokenizer) for name, runner in ladder.runners.items()},

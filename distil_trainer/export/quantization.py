@@ -125,6 +125,11 @@ def float_products(source, down_projections):
     return names
 
 
+def has_convolutions(folder):
+    """Return whether the `model.onnx` of a folder has convolutions, which static int8 makes fast and dynamic not."""
+    return _has_nodes(find_model(folder), "Conv")
+
+
 def has_recurrences(folder):
     """Return whether the `model.onnx` of a folder has LSTM nodes, which static int8 leaves in float."""
     return _has_nodes(find_model(folder), "LSTM")

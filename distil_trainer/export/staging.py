@@ -21,6 +21,7 @@ _EXPORT_FILES = {
     "config.json",
     "merges.txt",
     "model.onnx",
+    "model_fp16.onnx",
     "model_optimized.onnx",
     "model_quantized.onnx",
     "report.json",

@@ -28,14 +28,16 @@ _SMALLEST_GAIN = 2.5
 _FUSED_NODES = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat")
 
 
-def quantize_static(folder, tokenizer, calibration_texts, calibration_text_pairs=None, *, max_length=128):
+def quantize_static(
+    folder, tokenizer, calibration_texts, calibration_text_pairs=None, *, max_length=128, float_nodes=()
+):
     """Write `model_quantized.onnx` beside `model.onnx`: int8 weights and activations, with scales fixed beforehand.
 
     Convolutions, products with a weight and embedding tables become integer ones; what lies between them (layer norms,
     softmax, recurrences) stays in float. The weights have a scale for each output channel, each activation has one,
     from its smallest and largest value on the calibration texts. So logits do not depend on the other rows of a batch.
-    The file appears only when onnxruntime is seen to run integer nodes and it is 2.5 times smaller. Quantize on the
-    kind of CPU that will serve.
+    The file appears only when onnxruntime is seen to run integer nodes and it is 2.5 times smaller (with
+    `float_nodes`: smaller). Quantize on the kind of CPU that will serve.
 
     Args:
         folder (`str` or `os.PathLike`): what `export_onnx` wrote; its float model is left as it is.
@@ -44,19 +46,21 @@ def quantize_static(folder, tokenizer, calibration_texts, calibration_text_pairs
             512 are read, evenly spaced.
         calibration_text_pairs (`list[str]`, *optional*): second sentences.
         max_length (`int`, *optional*, defaults to 128): tokens kept of each text.
+        float_nodes (`Iterable[str]`, *optional*, defaults to `()`): names of nodes of `model.onnx` that stay in float
+            too, such as those that [`node_harms`] finds.
 
     Returns:
-        `dict`: `path` (`str`), `engine` (`"onnxruntime"`), `cpu_configuration`, `weight_type`, `reduce_range` and
-        `per_channel` as of `quantize_dynamic`, `activation_type` (`"QUInt8"`), `calibration` (`method`, `rows` read,
-        and `mean_abs_logit_difference` from the float model on them), `nodes` (counts of the integer nodes that
-        onnxruntime runs; `"Gather"` are embedding tables), `float_size_bytes`, `size_bytes`.
+        `dict`: `path` (`str`), `engine` (`"onnxruntime"`), `cpu_configuration`, `weight_type`, `reduce_range`,
+        `per_channel` and `float_nodes` as of `quantize_dynamic`, `activation_type` (`"QUInt8"`), `calibration`
+        (`method`, `rows` read, and `mean_abs_logit_difference` from the float model on them), `nodes` (counts of the
+        integer nodes that onnxruntime runs; `"Gather"` are embedding tables), `float_size_bytes`, `size_bytes`.
 
     Raises:
         ImportError: if `onnx` or `onnxruntime` is not installed.
         FileNotFoundError: if `folder` has no `model.onnx`.
         TypeError: if a text is not a string.
         ValueError: if fewer than 8 texts are not blank, or there are not as many second sentences.
-        RuntimeError: if nothing became integer, the file is not 2.5 times smaller, or logits are not finite.
+        RuntimeError: if nothing became integer, the file is not that much smaller, or logits are not finite.
 
     Reference:
         Integer quantization for deep learning inference, https://arxiv.org/abs/2004.09602, sections 3 and 4.
@@ -69,8 +73,8 @@ def quantize_static(folder, tokenizer, calibration_texts, calibration_text_pairs
     cpu = cpu_configuration()
     signed, reduce_range = WEIGHT_SETTINGS[cpu]
     with staged_file(source.with_name("model_quantized.onnx")) as path:
-        _quantize(source, path, batches, signed, reduce_range)
-        result = _verify(source, path)
+        _quantize(source, path, batches, signed, reduce_range, float_nodes)
+        result = _verify(source, path, 1.0 if float_nodes else _SMALLEST_GAIN)
         difference = float(np.abs(_finite_logits(path, batches, "int8") - expected).mean())
     logger.info("Static int8 model, calibrated on %d texts: %s.", len(texts), result)
     return {
@@ -81,6 +85,7 @@ def quantize_static(folder, tokenizer, calibration_texts, calibration_text_pairs
         "activation_type": "QUInt8",
         "reduce_range": reduce_range,
         "per_channel": True,
+        "float_nodes": list(float_nodes),
         "calibration": {"method": "minmax", "rows": len(texts), "mean_abs_logit_difference": difference},
         **result,
     }
@@ -168,7 +173,7 @@ class _Reader:
         return next(self._batches, None)
 
 
-def _quantize(source, path, batches, signed, reduce_range):
+def _quantize(source, path, batches, signed, reduce_range, float_nodes):
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
@@ -180,7 +185,7 @@ def _quantize(source, path, batches, signed, reduce_range):
             quant_format=QuantFormat.QDQ,
             # A ReLU becomes the lower end of its convolution's range, which spends all 256 levels above zero.
             op_types_to_quantize=["Conv", "Relu", "MatMul", "Gemm", "Gather"],
-            nodes_to_exclude=float_products(source, down_projections=False),
+            nodes_to_exclude=[*float_products(source, down_projections=False), *float_nodes],
             per_channel=True,
             reduce_range=reduce_range,
             activation_type=QuantType.QUInt8,
@@ -196,14 +201,15 @@ def _quantize(source, path, batches, signed, reduce_range):
         )
 
 
-def _verify(source, path):
+def _verify(source, path, smallest_gain):
     nodes = _integer_nodes(path)
     float_size, size = source.stat().st_size, path.stat().st_size
-    if not any(name in nodes for name in _FUSED_NODES) or size * _SMALLEST_GAIN > float_size:
+    if not any(name in nodes for name in _FUSED_NODES) or size * smallest_gain >= float_size:
         raise RuntimeError(
             f"Static quantization left {nodes or 'no integer nodes'} and {size} bytes of {float_size}, where integer "
-            f"products and a file {_SMALLEST_GAIN} times smaller are needed: this file would be called int8 without "
-            "being it, so it was not written. Use quantize_dynamic: it takes recurrences too, which stay float here."
+            f"products and a file more than {smallest_gain} times smaller are needed: this file would be called int8 "
+            "without being it, so it was not written. Use quantize_dynamic: it takes recurrences too, which stay "
+            "float here."
         )
     return {"nodes": nodes, "float_size_bytes": float_size, "size_bytes": size}
 
