@@ -53,15 +53,17 @@ def ship(
     The float ONNX must equal PyTorch (see `export_onnx`) and hold its accuracy. Further rungs are the float graph of
     fused nodes (`optimize_onnx`), static int8 (`quantize_static`; not of recurrences, which it leaves in float) and
     dynamic int8 (`quantize_dynamic`). Where no int8 holds the accuracy, dynamic int8 is made with its most harmful
-    nodes in float, as measured on the calibration texts (`node_harms`). Dynamic int8 scales activations over the
-    batch, so int8 is scored in batches and text by text, and must pass both. All files are timed in turns on the
-    evaluation texts, one text at a time (`measure_latencies`). Of those that pass every limit the one with the lowest
-    median is chosen, or a smaller one whose median is not distinguishable from it (`choose_rung`).
+    nodes in float, as measured on the calibration texts (`node_harms`); static int8 too, where it does not hold the
+    accuracy of convolutions. Weights in 16 bits (`halve_weights`) are as fast as float32 and half the size, and tried
+    where float32 is too large. Dynamic int8 scales activations over the batch, so int8 is scored in batches and text
+    by text, and must pass both. All files are timed in turns on the evaluation texts, one text at a time
+    (`measure_latencies`). Of those that pass every limit the one with the lowest median is chosen, or a smaller one
+    whose median is not distinguishable from it (`choose_rung`).
 
     `folder` appears, or replaces an earlier export, only when all is done:
 
-    - `model.onnx`; `model_optimized.onnx` where that was chosen; and `model_quantized.onnx`, the best int8 form that
-      passes the limits, where one does,
+    - `model.onnx`; `model_optimized.onnx` or `model_fp16.onnx` where that was chosen; and `model_quantized.onnx`, the
+      best int8 form that passes the limits, where one does,
     - `config.json` and the tokenizer, for `ORTModelForSequenceClassification.from_pretrained(folder, file_name=...)`
       and `transformers.pipeline`,
     - `classifier.py` and `requirements.txt`, to serve the folder without torch (see `Classifier`),
@@ -98,19 +100,18 @@ def ship(
             alone (`cascade_report`).
 
     Returns:
-        `dict`: `chosen` (`"model_quantized.onnx"`, `"model_optimized.onnx"` or `"model.onnx"`), `chosen_rung`,
-        `num_rows`, `metric`, `pytorch_accuracy`, `max_accuracy_drop`, `target_latency_ms`, `max_size_mb`,
-        `max_length`, `threads`, `export` (engine, opset, parity), `quantization` (of the int8 file that was kept, or
-        `None`), `confidence` (see `confidence_facts`; `None` without `calibrate_on`), `latency` (how it was measured),
-        `serving` (see `serving_facts`; `None` where `classifier.py` was left out), `sha256` (by file) and `rungs`, one
-        for each form tried: `name`, `file` (`None` where it was not kept), `size_bytes`, `accuracy` and
-        `accuracy_change` (the worse of the two ways of batching),
-        `agreement_with_pytorch` (share of rows with the same label, in batches), `agreement_batch_1` (text by text;
-        `None` for float, which does not depend on the batch), `p50_ms`, `p95_ms`, `p50_difference_ms` (of rungs that
-        pass: the 95 % interval of the difference from the fastest), `passed` and `reason`. With another metric its
-        name stands for `accuracy`: `pytorch_macro_f1`, `pearson_change`. Of scores, `difference_from_pytorch` and
-        `difference_batch_1`, the largest difference of a score, take the place of the agreements: a correlation does
-        not see scores that are shifted or stretched.
+        `dict`: `chosen` (`"model_quantized.onnx"`, or the name of a float file), `chosen_rung`, `num_rows`, `metric`,
+        `pytorch_accuracy`, `max_accuracy_drop`, `target_latency_ms`, `max_size_mb`, `max_length`, `threads`, `export`
+        (engine, opset, parity), `quantization` (of the int8 file that was kept, or `None`), `confidence` (see
+        `confidence_facts`; `None` without `calibrate_on`), `latency` (how it was measured), `serving` (see
+        `serving_facts`; `None` where `classifier.py` was left out), `sha256` (by file) and `rungs`, one for each form
+        tried: `name`, `file` (`None` where it was not kept), `size_bytes`, `accuracy` and `accuracy_change` (the worse
+        of the two ways of batching), `agreement_with_pytorch` (share of rows with the same label, in batches),
+        `agreement_batch_1` (text by text; `None` for float, which does not depend on the batch), `p50_ms`, `p95_ms`,
+        `p50_difference_ms` (of rungs that pass: the 95 % interval of the difference from the fastest), `passed` and
+        `reason`. With another metric its name stands for `accuracy`: `pytorch_macro_f1`, `pearson_change`. Of scores,
+        `difference_from_pytorch` and `difference_batch_1`, the largest difference of a score, take the place of the
+        agreements: a correlation does not see scores that are shifted or stretched.
 
     Raises:
         TypeError: if a text is not a string.

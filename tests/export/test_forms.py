@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from student_zoo import make_student, toy_rows
 
-from distil_trainer.export import ladder, optimization, quantization
+from distil_trainer.export import ladder, optimization, quantization, static_quantization
 from distil_trainer.export.gate import ship
 from distil_trainer.export.ladder import MIXED_RUNGS
 from distil_trainer.export.onnx import export_onnx, onnx_runner
@@ -19,6 +19,7 @@ from distil_trainer.export.optimization import optimize_onnx
 from distil_trainer.export.quantization import quantize_dynamic
 from distil_trainer.export.sensitivity import most_harmful, node_harms
 from distil_trainer.export.serving import add_runtime, serving_facts
+from distil_trainer.export.static_quantization import quantize_static
 from distil_trainer.inference import predict_logits, torch_runner
 
 TEXTS, _ = toy_rows(40, seed=3)
@@ -106,6 +107,26 @@ def test_recurrences_and_convolutions_are_measured_too(architecture, tokenizer, 
     assert all(harm > 0 for harm in harms.values())
 
 
+# In the first a ReLU goes when the convolution before it becomes integer; in the second several nodes read one tensor.
+@pytest.mark.parametrize("architecture, number", [("densenet_cnn", 9), ("transformer_cnn", 19)])
+def test_the_harm_of_static_int8_is_that_of_a_file_with_the_node_alone(
+    architecture, number, tokenizer, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(static_quantization, "_verify", lambda *given: {})
+    folder = tmp_path / "onnx"
+    export_onnx(make_student(architecture), tokenizer, folder, max_length=64)
+    source, quantized = folder / "model.onnx", folder / "model_quantized.onnx"
+    quantize_static(folder, tokenizer, TEXTS, max_length=64)
+    harms = node_harms(source, quantized, tokenizer, TEXTS, max_length=64)
+    assert len(harms) == number
+    kinds = {node.name: node.op_type for node in onnx.load(source).graph.node}
+    worst = {kind: max((name for name in harms if kinds[name] == kind), key=harms.get) for kind in ("Conv", "Gather")}
+    for name in worst.values():
+        quantize_static(folder, tokenizer, TEXTS, max_length=64, float_nodes=set(harms) - {name})
+        alone = np.abs(logits_of(quantized, tokenizer) - logits_of(source, tokenizer)).mean()
+        assert harms[name] == pytest.approx(alone, rel=0.02) and alone > 0
+
+
 def test_the_most_harmful_nodes_are_the_fewest_that_make_up_the_share():
     harms = {"a": 1.0, "b": 6.0, "c": 3.0}
     assert most_harmful(harms, 0.5) == ["b"]
@@ -145,7 +166,10 @@ def test_where_int8_loses_accuracy_the_measured_nodes_stay_in_float(teacher, tok
     options = dict(max_length=64, max_accuracy_drop=0.3, calibration_texts=TEXTS)
     report = ship(teacher, tokenizer, tmp_path / "onnx", rows, **options)
     assert report["chosen_rung"] == "int8 dynamic, 80 % of the harm in float"
-    assert [rung["name"] for rung in report["rungs"][3:]] == ["int8 dynamic", *MIXED_RUNGS]
+    assert [rung["name"] for rung in report["rungs"][3:]] == [
+        "int8 dynamic",
+        *(f"int8 dynamic, {ending}" for ending in MIXED_RUNGS),
+    ]
     half, most = (given["float_nodes"] for given in settings[1:])
     assert most[: len(half)] == half and len(half) < len(most)
     assert report["quantization"]["float_nodes"] == most

@@ -87,6 +87,17 @@ def test_each_kind_of_cpu_gets_its_form_of_weights(exported, tokenizer, monkeypa
     assert np.abs(predict_logits(onnx_runner(result["path"]), tokenizer, OTHER_TEXTS) - expected).mean() < 0.05
 
 
+def test_nodes_named_to_stay_in_float_do_in_a_file_that_need_only_be_smaller(exported, tokenizer, monkeypatch):
+    whole = quantize_static(exported, tokenizer, TEXTS, max_length=64)
+    assert whole["float_nodes"] == []
+    nodes = ["/model/student/cnn/convolutions.1/Conv", "/model/classifier/classifier.5/Gemm"]
+    monkeypatch.setattr(static_quantization, "_SMALLEST_GAIN", 4.1)
+    part = quantize_static(exported, tokenizer, TEXTS, max_length=64, float_nodes=nodes)
+    assert part["float_nodes"] == nodes and part["nodes"] == {"QLinearConv": 2, "QGemm": 1, "Gather": 1}
+    differences = [each["calibration"]["mean_abs_logit_difference"] for each in (part, whole)]
+    assert 0 < differences[0] < differences[1]
+
+
 def test_pairs_calibrate_a_student_of_pairs(tokenizer, tmp_path):
     export_onnx(train_student("glove_cnn", tokenizer, pairs=True), tokenizer, tmp_path / "onnx", max_length=64)
     result = quantize_static(tmp_path / "onnx", tokenizer, TEXTS, TEXTS[::-1], max_length=64)
@@ -153,7 +164,7 @@ def test_a_file_that_is_not_much_smaller_is_refused_and_an_earlier_one_stays(exp
     quantize_static(exported, tokenizer, TEXTS, max_length=64)
     before = (exported / "model_quantized.onnx").read_bytes()
     monkeypatch.setattr(static_quantization, "_SMALLEST_GAIN", 4.1)
-    with pytest.raises(RuntimeError, match="a file 4.1 times smaller are needed.*Use quantize_dynamic"):
+    with pytest.raises(RuntimeError, match="a file more than 4.1 times smaller are needed.*Use quantize_dynamic"):
         quantize_static(exported, tokenizer, TEXTS, max_length=64)
     assert (exported / "model_quantized.onnx").read_bytes() == before
     assert not (exported / ".quantized.partial").exists()
