@@ -17,9 +17,10 @@ from distil_trainer.export.static_quantization import quantize_static
 
 logger = logging.getLogger(__name__)
 
-# End of a rung's name -> share of the harm of int8 that is left out of it, by keeping the most harmful nodes in float.
+# Name of the rung -> share of the harm of int8 that is left out of it, by keeping the most harmful nodes in float.
 # These are larger and slower than int8 throughout, so they are tried where that does not hold the accuracy.
-MIXED_RUNGS = {"half of the harm in float": 0.5, "80 % of the harm in float": 0.8}
+MIXED_RUNGS = {"int8 dynamic, half of the harm in float": 0.5, "int8 dynamic, 80 % of the harm in float": 0.8}
+MIXED_STATIC_RUNGS = {"int8 static, half of the harm in float": 0.5, "int8 static, 80 % of the harm in float": 0.8}
 # The same without texts to measure harm on: parts known to be harmful. On a 6-layer MiniLM their mean logit errors are
 # 0.082 (34 MB) and 0.073 (69 MB), that of int8 throughout is 0.104 (23 MB), those of the measured ones 0.042 (34 MB)
 # and 0.018 (79 MB).
@@ -67,7 +68,7 @@ class Ladder:
         if not self._has_good_int8() and "int8 dynamic" in self._files:
             rungs = {name: {"keep_float": parts} for name, parts in FIXED_RUNGS.items()}
             if calibration is not None:
-                rungs = self._mixed_rungs("int8 dynamic", tokenizer, calibration, max_length)
+                rungs = self._with_nodes("int8 dynamic", MIXED_RUNGS, tokenizer, calibration, max_length)
             self._attempt_in_turn(rungs, partial(quantize_dynamic, self.folder))
 
     def keep(self, names):
@@ -87,10 +88,11 @@ class Ladder:
         self._attempt_int8("int8 static", make)
         # Dynamic int8 may hold the accuracy of convolutions, but is no faster than float.
         if not self._has_good_int8() and "int8 static" in self._files and has_convolutions(self.folder):
-            self._attempt_in_turn(self._mixed_rungs("int8 static", tokenizer, calibration, max_length), make)
+            rungs = self._with_nodes("int8 static", MIXED_STATIC_RUNGS, tokenizer, calibration, max_length)
+            self._attempt_in_turn(rungs, make)
 
-    def _mixed_rungs(self, name, tokenizer, calibration, max_length):
-        """Return the settings of forms of a rung whose most harmful nodes stay in float, by their names."""
+    def _with_nodes(self, name, mixed_rungs, tokenizer, calibration, max_length):
+        """Find the nodes that mixed rungs keep in float, by measuring what the rung of this name does to each."""
         harms = node_harms(
             self.folder / "model.onnx",
             self._files[name],
@@ -98,9 +100,7 @@ class Ladder:
             *(column and column[:_HARM_TEXTS] for column in calibration),
             max_length=max_length,
         )
-        return {
-            f"{name}, {ending}": {"float_nodes": most_harmful(harms, share)} for ending, share in MIXED_RUNGS.items()
-        }
+        return {mixed: {"float_nodes": most_harmful(harms, share)} for mixed, share in mixed_rungs.items()}
 
     def _attempt_in_turn(self, rungs, make):
         """Try rungs, from the smallest file on, until one holds the accuracy."""

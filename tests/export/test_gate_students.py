@@ -86,7 +86,7 @@ def test_where_static_int8_of_convolutions_loses_accuracy_the_measured_nodes_sta
     students, tokenizer, tmp_path, monkeypatch, number
 ):
     break_first_int8(monkeypatch, number)
-    mixed = [f"int8 static, {ending}" for ending in ladder.MIXED_RUNGS]
+    mixed = list(ladder.MIXED_STATIC_RUNGS)
     monkeypatch.setitem(MILLISECONDS, mixed[0], 1.5)
     report = ship(students["glove_cnn"], tokenizer, tmp_path / "onnx", REVIEWS, max_length=64, calibration_texts=TEXTS)
     int8 = {rung["name"]: rung["passed"] for rung in report["rungs"][2:]}
