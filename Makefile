@@ -34,6 +34,7 @@ bench: .venv/ready outputs/textbrewer
 	.venv/bin/python benchmarks/training_step.py --output outputs/bench/training_step.json
 	.venv/bin/python benchmarks/loss_terms.py --output outputs/bench/loss_terms.json
 	.venv/bin/python benchmarks/students.py --output outputs/bench/students.json
+	.venv/bin/python benchmarks/serving.py --output outputs/bench/serving.json
 	.venv/bin/python benchmarks/peer.py --textbrewer outputs/textbrewer --output outputs/bench/peer.json
 
 # The peer stands in a folder of its own: it is old, and no part of this project's environment.
@@ -46,6 +47,7 @@ study: .venv/ready
 	.venv/bin/python benchmarks/student_study.py --output outputs/bench/student_study.json
 	.venv/bin/python benchmarks/operator_study.py --output outputs/bench/operator_study.json
 	.venv/bin/python benchmarks/pruning_study.py --output outputs/bench/pruning_study.json
+	.venv/bin/python benchmarks/export_table.py --output outputs/bench/export_table.json
 
 style: .venv/ready
 	.venv/bin/ruff check .

@@ -34,7 +34,8 @@ class Contender:
     """One row of the closing table: a model that answers, and what is known of it before it is measured.
 
     Args:
-        role (`str`): "teacher", "control", "unpruned", "student", "onnx fp32", "onnx optimized", "onnx int8".
+        role (`str`): "teacher", "control", "unpruned", "student", "onnx fp32", "onnx optimized", "onnx fp16",
+            "onnx int8".
         engine (`str`): "PyTorch" or "ONNX Runtime".
         runner (`Callable`): see `distil_trainer.inference`.
         tokenizer (`PreTrainedTokenizerFast`): its tokenizer.
@@ -95,7 +96,7 @@ def onnx_contender(role, path, model, tokenizer, threads, name=None):
 _CALIBRATION_ROWS = 512
 
 
-def ship_once(run, student, tokenizer, train, validation, training, shipping, *, whose=""):
+def ship_once(run, student, tokenizer, train, validation, training, shipping, *, whose="", calibrate_on=None):
     """Export the student to ONNX and int8 behind the gate of `ship`, once; some training texts calibrate static int8.
 
     Args:
@@ -106,6 +107,7 @@ def ship_once(run, student, tokenizer, train, validation, training, shipping, *,
         validation (`Dataset`): the validation split.
         training (`DistillationArguments`): names the columns and the longest text.
         shipping (`ShippingArguments`): the gate's limits.
+        calibrate_on (`Dataset`, *optional*): labelled rows for a temperature, see `ship`.
         whose (`str`, *optional*): stands before "onnx" in the stage's and the roles' names, where several are shipped.
 
     Returns:
@@ -133,13 +135,15 @@ def ship_once(run, student, tokenizer, train, validation, training, shipping, *,
             threads=shipping.latency_threads,
             calibration_texts=texts,
             calibration_text_pairs=pairs,
+            calibrate_on=calibrate_on,
         )
 
     folder = run.once(f"{whose}onnx".replace(" ", "_"), build)
     shipped = read_report(folder)
     files = {"onnx fp32": "model.onnx"}
-    if shipped["chosen"] == "model_optimized.onnx":
-        files["onnx optimized"] = shipped["chosen"]
+    for role, file in (("onnx optimized", "model_optimized.onnx"), ("onnx fp16", "model_fp16.onnx")):
+        if shipped["chosen"] == file:
+            files[role] = file
     if shipped["quantization"] is not None:
         files["onnx int8"] = "model_quantized.onnx"
     contenders = [

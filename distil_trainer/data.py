@@ -34,6 +34,16 @@ class DataArguments:
     train_file: str | None = field(default=None, metadata={"help": "Training split: .csv, .tsv, .jsonl or .parquet."})
     validation_file: str | None = field(default=None, metadata={"help": "Validation split, in the same formats."})
     test_file: str | None = field(default=None, metadata={"help": "Test split; only scored, once, at the very end."})
+    calibration_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "Rows with gold labels that nothing else reads: they decide the temperature by which the ONNX "
+            "files' logits are divided, and which texts the student may answer without its teacher."
+        },
+    )
+    calibration_rows: int | None = field(
+        default=None, metadata={"help": "In place of that file: set so many random training rows aside."}
+    )
     drop_empty_texts: bool = field(
         default=False,
         metadata={"help": "Drop training rows with a missing or empty text, in place of refusing the split."},
@@ -42,7 +52,12 @@ class DataArguments:
     max_validation_samples: int | None = field(default=None, metadata={"help": "Keep this many validation rows."})
 
     def __post_init__(self):
-        for name in ("max_train_samples", "max_validation_samples"):
+        if self.calibration_file is not None and self.calibration_rows is not None:
+            raise ValueError(
+                f"calibration_file={self.calibration_file!r} and calibration_rows={self.calibration_rows}: the rows "
+                "come from the one or the other. Leave one out."
+            )
+        for name in ("max_train_samples", "max_validation_samples", "calibration_rows"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1; leave it out to keep every row.")
@@ -51,7 +66,7 @@ class DataArguments:
 def load_splits(
     arguments, *, text_column="sentence", text_pair_column=None, label_column="label", label_names=None, seed=0
 ):
-    """Load the train, validation and test splits that `arguments` names, with labels as `ClassLabel`.
+    """Load the train, validation, calibration and test splits that `arguments` names, with labels as `ClassLabel`.
 
     Label names come from the training split, else from `label_names`; the other splits are brought to the same
     names in the same order. A column of decimal numbers in the training split holds scores, for a regression: every
@@ -66,21 +81,23 @@ def load_splits(
         seed (`int`): draws the kept rows.
 
     Returns:
-        `dict[str, Dataset]` with keys `"train"`, `"validation"` and, where a test file is given, `"test"`.
+        `dict[str, Dataset]` with keys `"train"`, `"validation"` and, where they are asked for, `"calibration"` and
+        `"test"`.
 
     Raises:
         TypeError: if the column of texts holds something else.
         ValueError: if a split has no source, cannot be read, is empty, lacks a column, or has an empty text, an
             unknown label, or a score that is NaN or infinite; if labels or scores are all the same, or some splits
-            hold the one and some the other; and if a row of a split to be scored has neither.
+            hold the one and some the other; if a row of a split to be scored has neither; if rows for calibration are
+            asked for and there are scores, or not so many training rows.
     """
     splits = {}
     text_columns = [column for column in (text_column, text_pair_column) if column is not None]
-    for split in ("train", "validation", "test"):
+    for split in ("train", "validation", "calibration", "test"):
         file = getattr(arguments, f"{split}_file")
         if file is not None:
             splits[split] = load_file(file, text_columns=text_columns)
-        elif split != "test":
+        elif split in ("train", "validation"):
             splits[split] = _load_hub_split(arguments, split)
     train_feature = None
     for split, dataset in splits.items():
@@ -104,7 +121,26 @@ def load_splits(
         keep = getattr(arguments, f"max_{split}_samples")
         if keep is not None and keep < len(splits[split]):
             splits[split] = splits[split].shuffle(seed=seed).select(range(keep))
+    if arguments.calibration_file or arguments.calibration_rows:
+        _check_can_be_calibrated(arguments, splits["train"], train_feature, label_column)
+    if arguments.calibration_rows:
+        parts = splits["train"].train_test_split(test_size=arguments.calibration_rows, seed=seed)
+        splits |= {"train": parts["train"], "calibration": parts["test"]}
+        _check_labelled(splits["calibration"], "the training rows set aside for calibration", label_column)
     return splits
+
+
+def _check_can_be_calibrated(arguments, train, feature, label_column):
+    if is_score(feature):
+        raise ValueError(
+            f"Rows for calibration, and {label_column!r} holds scores: a temperature makes probabilities honest, and "
+            "a regression has none. Leave out calibration_file and calibration_rows."
+        )
+    if arguments.calibration_rows and arguments.calibration_rows >= len(train):
+        raise ValueError(
+            f"calibration_rows={arguments.calibration_rows} of {len(train)} training rows would leave none to train "
+            "on: some hundreds are enough."
+        )
 
 
 def load_file(path, *, text_columns=("sentence",)):

@@ -26,10 +26,12 @@ _ORIGINS = {
     "generated": "what a language model wrote",
 }
 
+_SPLITS = ("train", "validation", "calibration", "test")
 # File that the gate chose -> what the card calls it, and its row in the table.
 _CHOSEN = {
     "model.onnx": ("", "onnx fp32"),
     "model_optimized.onnx": ("optimized ", "onnx optimized"),
+    "model_fp16.onnx": ("fp16 ", "onnx fp16"),
     "model_quantized.onnx": ("int8 ", "onnx int8"),
 }
 
@@ -85,9 +87,10 @@ def render_model_card(report, *, model_id=None):
         has_control="control" in rows,
         has_latency=any(row.get("latency") for row in rows.values()),
         checks=_checks(export, headline),
+        confidence=_confidence(export.get("confidence")),
         rung_columns=_rung_columns(headline),
         rungs=[_rung_cells(rung, onnx_file, headline) for rung in export.get("rungs") or []],
-        splits=[_split_cells(split, data[split]) for split in ("train", "validation", "test") if data.get(split)],
+        splits=[_split_cells(split, data[split]) for split in _SPLITS if data.get(split)],
         transfer=_transfer(data.get("transfer")),
         hyperparameters=[(name, value) for name, value in report["training"].items() if value is not None],
         provenance=_provenance(report),
@@ -241,6 +244,28 @@ def _checks(export, headline):
     if export.get("quantization"):
         words.append(f"Int8 was made for {export['quantization']['cpu_configuration']} processors.")
     return " ".join(words)
+
+
+def _confidence(confidence):
+    """Say what probabilities are worth, and which texts the student may answer without its teacher."""
+    if not confidence:
+        return []
+    before, after = confidence["before"], confidence["after"]
+    lines = [
+        f"Scores of the ONNX files are of logits divided by a temperature of {confidence['temperature']:.2f}, fitted "
+        f"on {confidence['rows']:,} rows set aside. On validation probability and share of right answers differ by "
+        f"{100 * after['calibration_error']:.1f} points on average (15 bins), without it by "
+        f"{100 * before['calibration_error']:.1f}. The PyTorch weights are as they were."
+    ]
+    for row in confidence.get("cascade") or []:
+        if row["threshold"] is not None:
+            lines.append(
+                f"Left to answer where its score is {row['threshold']:.3f} or more, the chosen file answers "
+                f"{100 * row['answered_alone']:.0f} % of the texts ({100 * row['answered_alone_low']:.0f} to "
+                f"{100 * row['answered_alone_high']:.0f} %), and {100 * row['agreement_reached']:.1f} % of these as "
+                f"its teacher does ({row['n']:,} rows set aside)."
+            )
+    return lines
 
 
 def _rung_columns(headline):

@@ -116,8 +116,8 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
         arguments (`tuple`): instances of `RECIPE_ARGUMENTS`, in that order.
         recipe (`str`): the recipe's file name.
         argv (`list[str]`, *optional*): the recipe's arguments; `None` for this process's.
-        splits (`dict[str, Dataset]`): "train", "validation" and perhaps "test", with a `ClassLabel`, or with scores
-            as floats.
+        splits (`dict[str, Dataset]`): "train", "validation" and perhaps "calibration" and "test", with a
+            `ClassLabel`, or with scores as floats.
         teacher (`tuple[PreTrainedModel, PreTrainedTokenizerFast]`): the trained teacher.
         student (`tuple[PreTrainedModel, PreTrainedTokenizerFast]`): the untrained student, of the same task.
         student_facts (`dict`): the report's part `student`.
@@ -128,7 +128,8 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
         `tuple[dict, str]`: the report, and its closing table as text.
     """
     training, data, models, transfer, pruning, shipping = arguments
-    evaluation_splits = {name: split for name, split in splits.items() if name != "train"}
+    held_out = {name: split for name, split in splits.items() if name != "train"}
+    evaluation_splits = {name: held_out[name] for name in ("validation", "test") if name in held_out}
     (teacher, teacher_tokenizer), (student, tokenizer) = teacher, student
     task = recipe_task(splits["train"], training.label_column)
     headline = choose_headline(shipping.metric, task)
@@ -136,11 +137,11 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
     fit_task(student, task, "student")
     check_teaching(transfer, training, task)
     near_threshold, columns = transfer.near_duplicate_threshold, (training.text_column, training.text_pair_column)
-    train, dropped = without_leaks(splits["train"], evaluation_splits.values(), training, near_threshold)
+    train, dropped = without_leaks(splits["train"], held_out.values(), training, near_threshold)
     control = copy.deepcopy(student)
 
     transfer_set, transfer_facts = make_transfer_set(
-        run, train, evaluation_splits.values(), transfer, training, analyzer=analyzer
+        run, train, held_out.values(), transfer, training, analyzer=analyzer
     )
     for name, count in dropped.items():
         transfer_facts[name] += count
@@ -161,7 +162,7 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
     transfer_facts["audit"] = run.value(
         "audit",
         lambda: audit_transfer_set(
-            labelled_set, texts_of(evaluation_splits.values(), *columns), *columns, near_threshold=near_threshold
+            labelled_set, texts_of(held_out.values(), *columns), *columns, near_threshold=near_threshold
         ),
     )
     teacher_logits = {
@@ -212,7 +213,10 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
         is_remote = brings_its_class(run.path(stage))
         hyper |= {key: value for key, value in pruned_facts.items() if key.startswith("recovery")}
         student_facts = {**student_facts, "pruned": pruned_facts, "needs_remote_code": is_remote}
-    onnx_contenders, shipped = ship_once(run, student, tokenizer, train, splits["validation"], training, shipping)
+    calibration = labeler.map(held_out["calibration"]) if "calibration" in held_out else None
+    onnx_contenders, shipped = ship_once(
+        run, student, tokenizer, train, splits["validation"], training, shipping, calibrate_on=calibration
+    )
     contenders += [pytorch_contender("student", student, tokenizer, name), *onnx_contenders]
     measured, comparisons = measure(
         run, contenders, evaluation_splits, training, shipping, known_logits=teacher_logits
@@ -244,7 +248,7 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
             name: split_facts(
                 train if name == "train" else split,
                 getattr(data, f"{name}_file") or data.dataset_name or "generated text",
-                used_for if name == "validation" else None,
+                used_for if name == "validation" else ["the temperature"] if name == "calibration" else None,
             )
             for name, split in splits.items()
         }

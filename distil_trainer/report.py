@@ -39,7 +39,7 @@ student*
   needs_remote_code bool  whether its architecture is not one of transformers', in some version of it at least
   pruned      {str: value}  what each layer keeps, and how the student learned its answers again, where it was pruned
 data
-  train, validation, test, each:
+  train, validation, calibration, test, each:
     source    str   Hub id or file name
     hub_id    str   only where the rows came from the Hub
     rows      int
@@ -58,8 +58,8 @@ data
     settings  {str: value}  of the augmenter
 training      {str: value}  hyper-parameters, in the order to show them
 models*       [row], in the order to show them; each row:
-  role*       str   unique: "teacher", "control", "unpruned", "student", "onnx fp32", "onnx optimized", "onnx int8",
-                    ...
+  role*       str   unique: "teacher", "control", "unpruned", "student", "onnx fp32", "onnx optimized", "onnx fp16",
+                    "onnx int8", ...
   name        str   shown instead of the role's bare name
   engine      str   "PyTorch", "ONNX Runtime"
   parameters  int

@@ -80,7 +80,7 @@ def main(argv=None):
         chosen_file(transformer, "pruned student", shipping),
         *(chosen_file(out / kind, kind, shipping) for kind in own.networks),
     ]
-    evaluation_splits = {name: split for name, split in splits.items() if name != "train"}
+    evaluation_splits = {name: splits[name] for name in ("validation", "test") if name in splits}
     pairs = [(each.role, "teacher") for each in contenders[1:]]
     rows, comparisons = measure(run, contenders, evaluation_splits, training, shipping, pairs=pairs)
     speed = run.value("speed", lambda: time_rungs(contenders, splits["validation"], own, training, shipping))

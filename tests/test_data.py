@@ -236,3 +236,29 @@ def test_a_hub_id_without_network_names_the_local_option():
 def test_keeping_no_rows_is_refused():
     with pytest.raises(ValueError, match="max_train_samples=0 must be at least 1"):
         DataArguments(max_train_samples=0)
+
+
+def test_rows_for_calibration_come_from_a_file_or_are_set_aside_from_training(tmp_path):
+    file = _write(tmp_path, "a.jsonl", [(f"film {index}", index % 2) for index in range(10)])
+    files = {"train_file": file, "validation_file": file}
+    splits = load_splits(DataArguments(**files, calibration_file=file))
+    assert len(splits["train"]) == len(splits["calibration"]) == 10
+    splits = load_splits(DataArguments(**files, calibration_rows=3), seed=1)
+    texts = splits["train"]["sentence"][:], splits["calibration"]["sentence"][:]
+    assert (len(texts[0]), len(texts[1])) == (7, 3) and not set(texts[0]) & set(texts[1])
+    assert load_splits(DataArguments(**files, calibration_rows=3), seed=1)["calibration"]["sentence"][:] == texts[1]
+
+
+def test_rows_for_calibration_that_cannot_be_had_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="calibration_rows=0 must be at least 1"):
+        DataArguments(calibration_rows=0)
+    with pytest.raises(ValueError, match="calibration_file='a' and calibration_rows=3: the rows come from the one"):
+        DataArguments(calibration_rows=3, calibration_file="a")
+    file = _write(tmp_path, "a.jsonl")
+    with pytest.raises(ValueError, match="calibration_rows=4 of 4 training rows would leave none"):
+        load_splits(DataArguments(train_file=file, validation_file=file, calibration_rows=4))
+    file = _write(tmp_path, "b.jsonl", [("a", 0.5), ("b", 1.5)])
+    with pytest.raises(ValueError, match="'label' holds scores: a temperature"):
+        load_splits(DataArguments(train_file=file, validation_file=file, calibration_rows=1))
+    with pytest.raises(ValueError, match="'label' holds scores: a temperature"):
+        load_splits(DataArguments(train_file=file, validation_file=file, calibration_file=file))

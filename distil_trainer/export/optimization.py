@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from contextlib import contextmanager
 
 from distil_trainer.export.onnx import check_installed, network_config, optimum_is_usable
 from distil_trainer.export.quantization import find_model
@@ -71,16 +72,31 @@ def _fuse_through_optimum(source, path):
 
     optimizer = ORTOptimizer.from_pretrained(source.parent, file_names=[source.name])
     # It names the file model_optimized.onnx, as `path` is named.
-    optimizer.optimize(OptimizationConfig(optimization_level=1), save_dir=path.parent)
+    with _quiet_fusions():
+        optimizer.optimize(OptimizationConfig(optimization_level=1), save_dir=path.parent)
 
 
 def _fuse_directly(source, path):
     from onnxruntime.transformers.optimizer import optimize_model
 
     # The numbers of heads and of hidden units are read from the graph where they are given as 0.
-    optimize_model(str(source), model_type="bert", num_heads=0, hidden_size=0, opt_level=1).save_model_to_file(
-        str(path)
-    )
+    with _quiet_fusions():
+        optimized = optimize_model(str(source), model_type="bert", num_heads=0, hidden_size=0, opt_level=1)
+    optimized.save_model_to_file(str(path))
+
+
+@contextmanager
+def _quiet_fusions():
+    """Keep back warnings about pruned layers: what cannot be fused stays as it is, and logits are compared."""
+    loggers = [logging.getLogger(name) for name in ("fusion_attention", "fusion_embedlayer")]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)
 
 
 def _optimize_while_loading(source, path):

@@ -15,6 +15,7 @@ _FILE_STAGING = ".quantized.partial"
 _EXPORT_FILES = {
     _FILE_STAGING,  # of a run that was killed
     "README.md",
+    "__pycache__",  # Python's, where classifier.py was imported
     "added_tokens.json",
     "chat_template.jinja",
     "classifier.py",
