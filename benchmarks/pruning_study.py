@@ -56,6 +56,7 @@ def main():
     parser.add_argument("--steps", type=int, default=1000, help="steps of recovery; 0 for none")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--learning_rate", type=float, default=1e-4)
+    parser.add_argument("--bf16", action="store_true", help="recover in bfloat16: faster where the processor has it")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--max_validation_rows", type=int, help="for a try")
     parser.add_argument("--output", default="outputs/bench/pruning_study.json")
@@ -126,7 +127,7 @@ class Study:
     def run(self, importance, way, seed):
         """Prune, score, and recover and score again, as far as that was not done before."""
         key = f"{importance} | {way} | {seed}"
-        recovered_key = f"{key} | {self.options.steps}"
+        recovered_key = f"{key} | {self.options.steps}{' bf16' if self.options.bf16 else ''}"
         done = self.results["runs"].keys()
         if key in done and (recovered_key in done or not self.options.steps):
             return
@@ -163,6 +164,7 @@ class Study:
                 warmup_steps=min(100, self.options.steps // 10),
                 logit_loss="mse",
                 length_grouped_batches=True,
+                bf16=self.options.bf16,
                 drop_evaluation_rows=False,  # dropped already
                 save_strategy="no",
                 logging_steps=max(1, self.options.steps // 8),
