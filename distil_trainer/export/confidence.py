@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distil_trainer.calibration import evaluate_calibration
+from distil_trainer.calibration import evaluate_calibration, fit_temperature
 from distil_trainer.cascade import cascade_report
 from distil_trainer.export.judging import gold_answers, read_texts
 from distil_trainer.export.temperature import check_has_probabilities
@@ -58,6 +58,29 @@ def read_held_out(dataset, columns, config, evaluated):
         )
     teacher_logits = _read_teacher_logits(dataset, config) if "teacher_logits" in dataset.column_names else None
     return HeldOutRows(texts, pairs, gold, teacher_logits)
+
+
+def held_out_temperature(held_out, logits):
+    """Fit a temperature on rows set aside; `None`, with a warning, where the model is right on all of them.
+
+    Args:
+        held_out ([`HeldOutRows`]): the rows.
+        logits (`np.ndarray` of shape `(n, num_labels)`): the model's.
+
+    Returns:
+        `float`, *optional*
+
+    Raises:
+        ValueError: as `fit_temperature` in all other cases.
+    """
+    if (logits.argmax(axis=1) == held_out.gold).all():
+        logger.warning(
+            "The model is right on all %d rows of calibrate_on, so no temperature is the best, and the logits stay as "
+            "they are. Give more rows, none of which the model was trained on.",
+            len(held_out.gold),
+        )
+        return None
+    return fit_temperature(logits, held_out.gold)
 
 
 def confidence_facts(temperature, held_out, before, after, gold, held_out_logits):

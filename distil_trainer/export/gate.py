@@ -6,9 +6,8 @@ import os
 
 import numpy as np
 
-from distil_trainer.calibration import fit_temperature
 from distil_trainer.export.choice import apply_limits, choose_rung, limits_table
-from distil_trainer.export.confidence import confidence_facts, read_held_out
+from distil_trainer.export.confidence import confidence_facts, held_out_temperature, read_held_out
 from distil_trainer.export.judging import answers_of, gold_answers, judge_file, read_texts, value_of
 from distil_trainer.export.ladder import Ladder, is_int8
 from distil_trainer.export.onnx import export_onnx
@@ -119,7 +118,8 @@ def ship(
             scores that are all the same; if the model gives several labels or scores a row, or logits that are not
             finite, or cannot read `max_length` tokens; if its task has no such metric, or a limit is not above zero;
             if fewer than 8 calibration texts are not blank, or they do not have second sentences as the data has; if
-            `calibrate_on` is given for a regression, lacks what `eval_dataset` must have, or has no best temperature.
+            `calibrate_on` is given for a regression, lacks what `eval_dataset` must have, or the model does no better
+            than chance on it.
         RuntimeError: if the float ONNX does not equal PyTorch or loses more accuracy than allowed, or no rung passes
             the limits: then the message has the table of what each reached. Nothing is written.
         FileExistsError: if `folder` holds anything but an earlier export.
@@ -174,7 +174,7 @@ def ship(
             )
         pytorch_answers = answers_of(pytorch_logits, model.config)
         if held_out is not None:
-            temperature = fit_temperature(predict(torch_runner(model), held_out.texts, held_out.pairs), held_out.gold)
+            temperature = held_out_temperature(held_out, predict(torch_runner(model), held_out.texts, held_out.pairs))
         exported = export_onnx(model, tokenizer, staging, max_length=max_length, temperature=temperature)
         ladder = Ladder(staging, predict, judge, metric=metric, threads=threads)
         rungs = ladder.rungs
@@ -214,7 +214,7 @@ def ship(
         if held_out is not None:
             run = ladder.runners[chosen["name"]]
             alone = None if held_out.teacher_logits is None else predict(run, held_out.texts, held_out.pairs)
-            confidence = confidence_facts(temperature, held_out, pytorch_logits, predict(run), gold, alone)
+            confidence = confidence_facts(temperature or 1.0, held_out, pytorch_logits, predict(run), gold, alone)
         ladder.keep({chosen["name"], kept_int8})
 
         serving = serving_facts(tokenizer, model.config, max_length=max_length, text_pair=pairs is not None)

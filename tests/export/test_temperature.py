@@ -159,10 +159,23 @@ def test_unfit_rows_are_refused_before_any_work(student, tokenizer, reviews, tmp
     assert list(tmp_path.glob("onnx")) == []
 
 
-def test_a_model_that_is_always_right_has_no_temperature_and_nothing_is_written(student, tokenizer, reviews, tmp_path):
+def test_a_model_that_is_always_right_ships_without_a_temperature(student, tokenizer, reviews, tmp_path, caplog):
     texts, labels = toy_rows(30, seed=6)
-    with pytest.raises(ValueError, match="The model is right on all 30 rows, so no temperature is the best"):
-        aside = Dataset.from_dict({"sentence": texts, "label": labels})
+    aside = Dataset.from_dict({"sentence": texts, "label": labels})
+    report = ship(student, tokenizer, tmp_path / "onnx", reviews, calibrate_on=aside, max_length=64)
+    assert "The model is right on all 30 rows of calibrate_on, so no temperature is the best" in caplog.text
+    assert report["confidence"]["temperature"] == 1.0
+    expected = predict_logits(torch_runner(student), tokenizer, texts, max_length=64)
+    logits = predict_logits(onnx_runner(tmp_path / "onnx" / "model.onnx"), tokenizer, texts, max_length=64)
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+def test_a_model_no_better_than_chance_has_no_temperature_and_nothing_is_written(
+    student, tokenizer, reviews, tmp_path
+):
+    texts, labels = toy_rows(30, seed=6)
+    aside = Dataset.from_dict({"sentence": texts, "label": [1 - label for label in labels]})
+    with pytest.raises(ValueError, match="even guesses would be likelier than the model's"):
         ship(student, tokenizer, tmp_path / "onnx", reviews, calibrate_on=aside, max_length=64)
     assert list(tmp_path.glob("*onnx*")) == []
 
