@@ -168,7 +168,7 @@ def _pruning_in_words(pruned):
             ("num_layers", "{} layers"),
             ("num_heads", "{} attention heads in each layer"),
             ("intermediate_size", "{} FFN neurons in each layer"),
-            ("keep", "{:.0%} of the encoder's FLOPs"),
+            ("keep", "a share of {:g} of its encoder's FLOPs"),
             ("tokens", "{:,} tokens of its vocabulary"),
         )
         if pruned.get(name) is not None

@@ -209,7 +209,7 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
         student, tokenizer, pruned_facts = prune_student(
             run, student, tokenizer, train, transfer_set, splits["validation"], training, pruning, steps
         )
-        stage, name = "pruned", "student, pruned"
+        stage, name = "pruned", "pruned student"
         is_remote = brings_its_class(run.path(stage))
         hyper |= {key: value for key, value in pruned_facts.items() if key.startswith("recovery")}
         student_facts = {**student_facts, "pruned": pruned_facts, "needs_remote_code": is_remote}
