@@ -72,7 +72,9 @@ def make_smaller_tokenizer(tokenizer, described, stay):
         settings.pop("added_tokens_decoder", None)  # names numbers; tokenizer.json says the same
         (Path(folder) / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
         (Path(folder) / "tokenizer.json").write_text(json.dumps(smaller), encoding="utf-8")
-        made = type(tokenizer).from_pretrained(folder)
+        # Sides that were set on the tokenizer after it was made are not saved with it.
+        sides = {"truncation_side": tokenizer.truncation_side, "padding_side": tokenizer.padding_side}
+        made = type(tokenizer).from_pretrained(folder, **sides)
     made.name_or_path = tokenizer.name_or_path
     return made
 

@@ -107,6 +107,17 @@ def rules_of(tokenizer):
     return json.loads(tokenizer.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}
 
 
+def test_long_texts_are_cut_at_the_same_end_even_after_saving(tmp_path):
+    tokenizer = wordpiece_tokenizer()
+    tokenizer.truncation_side, tokenizer.padding_side, tokenizer.model_max_length = "left", "left", 6
+    model = bert_for(tokenizer)
+    pruned, smaller = prune_vocabulary(model, tokenizer, TEXTS)
+    assert (smaller.truncation_side, smaller.padding_side) == ("left", "left")
+    smaller.save_pretrained(tmp_path)
+    for each in (smaller, AutoTokenizer.from_pretrained(tmp_path)):
+        assert_same(logits(pruned, each, TEXTS), logits(model, tokenizer, TEXTS))
+
+
 def test_model_and_tokenizer_given_are_left_as_they_are(any_tokenizer):
     model = bert_for(any_tokenizer).requires_grad_(False)
     before, table = copy.deepcopy(model.state_dict()), model.get_input_embeddings()
