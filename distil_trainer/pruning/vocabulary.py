@@ -8,6 +8,7 @@ from itertools import compress
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -39,13 +40,15 @@ def prune_vocabulary(model, tokenizer, texts):
         model (`PreTrainedModel`): a classifier of the BERT, RoBERTa, XLM-RoBERTa, ELECTRA or DistilBERT family, pruned
             before or not; left as it is.
         tokenizer (`PreTrainedTokenizerFast`): its tokenizer: WordPiece, BPE, unigram or whole words; left as it is.
-        texts (`Sequence[str]`): texts, such as a column of a `Dataset`; read twice, in batches.
+        texts (`Sequence[str]`): texts, such as a column of a `Dataset`; read twice, in batches. Of pairs both columns,
+            one after the other.
 
     Returns:
         `tuple[PreTrainedModel, PreTrainedTokenizerFast]`: both new; token numbers keep their order. The model is in
         evaluation mode, on the same device.
 
     Raises:
+        TypeError: if `texts` is one text, a `Dataset`, or holds something else than strings.
         ValueError: if the architecture or the kind of tokenizer is another, there are no texts, or the tokenizer is
             that of another model.
         RuntimeError: if a text would become other tokens than before; nothing is returned then.
@@ -56,12 +59,13 @@ def prune_vocabulary(model, tokenizer, texts):
     small_model, small_tokenizer = prune_vocabulary(model, tokenizer, train["sentence"])
     ```
     """
-    model_type = getattr(model.config, "model_type", "")
+    model_type = getattr(getattr(model, "config", None), "model_type", "")
     if model_type.removeprefix(PRUNED_PREFIX) not in _MODEL_TYPES:
         raise ValueError(
             f"model has model_type={model_type!r}. Where a vocabulary is used is known for {', '.join(_MODEL_TYPES)}: "
             "elsewhere it may be tied to an output layer or to other numbers, which would then mean other words."
         )
+    _check_is_column(texts)
     described = tokenizer_json(tokenizer)
     _check_belongs(model, tokenizer)
     if not len(texts):
@@ -80,6 +84,25 @@ def prune_vocabulary(model, tokenizer, texts):
     return _smaller_model(model, stay, smaller), smaller
 
 
+def _check_is_column(texts):
+    # A `Dataset` would be read as the names of its columns, and one text as its letters.
+    if isinstance(texts, str | Dataset):
+        raise TypeError(
+            f"texts is a {type(texts).__name__}, where a list of texts or a column is needed, such as "
+            "dataset['sentence']: the vocabulary would be cut to the letters of one text, or to the names of columns."
+        )
+
+
+def _check_are_strings(batch, first_row):
+    if not all(issubclass(kind, str) for kind in set(map(type, batch))):
+        row = next(row for row, text in enumerate(batch) if not isinstance(text, str))
+        raise TypeError(
+            f"texts[{first_row + row}] is {str(batch[row])[:60]!r}, a {type(batch[row]).__name__}: each must be a "
+            "string, or the tokenizer reads it as something else (a tuple as a pair). Of pairs give both columns, one "
+            "after the other, and leave missing texts out."
+        )
+
+
 def _check_belongs(model, tokenizer):
     check_tokenizer(model, tokenizer)
     if model.config.pad_token_id is not None and model.config.pad_token_id != tokenizer.pad_token_id:
@@ -94,6 +117,7 @@ def _batches(texts, description):
     with tqdm(total=len(texts), desc=description, unit=" texts") as bar:
         for start in range(0, len(texts), _TEXTS_PER_BATCH):
             batch = list(texts[start : start + _TEXTS_PER_BATCH])
+            _check_are_strings(batch, start)
             yield batch
             bar.update(len(batch))
 

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from foreign_tokenizers import byte_level_tokenizer, sentence_piece_tokenizer
 from gated import assert_same, shaken
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
@@ -224,6 +225,21 @@ def test_other_architectures_tokenizers_and_no_texts_are_refused(any_tokenizer):
         prune_vocabulary(bert_for(any_tokenizer, pad_token_id=7), any_tokenizer, TEXTS)
     with pytest.raises(ValueError, match="has embeddings for 20: it is the tokenizer of another model"):
         prune_vocabulary(bert_for(any_tokenizer, vocab_size=20), any_tokenizer, TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("the film is great", "texts is a str, where a list of texts or a column is needed"),
+        (Dataset.from_dict({"sentence": TEXTS}), "texts is a Dataset, where a list of texts or a column is needed"),
+        (["a film", ("a plot", "a film")], r"texts\[1\] is .* a tuple: each must be a string"),
+        (["a film", None], r"texts\[1\] is 'None', a NoneType: each must be a string"),
+    ],
+)
+def test_what_is_no_list_of_texts_is_refused(texts, message):
+    tokenizer = wordpiece_tokenizer()
+    with pytest.raises(TypeError, match=message):
+        prune_vocabulary(bert_for(tokenizer), tokenizer, texts)
 
 
 def test_tokenizers_that_cannot_be_cut_are_refused():
