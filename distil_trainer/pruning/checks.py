@@ -19,17 +19,20 @@ STOCK_CLASSES = {
 
 
 def check_can_be_pruned(model):
-    """Refuse a model whose layers are not known here.
+    """Refuse a model whose layers are not known here, or whose class does with them what is not known here.
 
     Raises:
         ValueError: naming the families that are.
     """
-    name = getattr(model.config, "model_type", "").removeprefix(PRUNED_PREFIX)
-    if not isinstance(model, STOCK_CLASSES.get(name, ())):
+    model_type = getattr(getattr(model, "config", None), "model_type", "")
+    stock = STOCK_CLASSES.get(model_type.removeprefix(PRUNED_PREFIX))
+    # The pruned model is of the class of transformers, and would not do what another `forward` does.
+    if stock is None or not isinstance(model, stock) or type(model).forward is not stock.forward:
         raise ValueError(
-            f"model is a {type(model).__name__} of model_type={model.config.model_type!r}. Which weights belong to a "
-            f"head is known for the sequence classifiers of {', '.join(FAMILIES)}: cut wrongly, a model would still "
-            "run, and answer nonsense. Distil this one into one of those first."
+            f"model is a {type(model).__name__} of model_type={model_type!r}. Which weights belong to a head is known "
+            f"for the sequence classifiers of {', '.join(FAMILIES)}, as they are in transformers, with no other "
+            "`forward`: cut wrongly, a model would still run, and answer nonsense. Distil this one into one of those "
+            "first."
         )
 
 

@@ -8,6 +8,7 @@ import torch
 from gated import assert_same, gated_logits, heads_left, logits_of
 from transformers import (
     AutoModelForSequenceClassification,
+    BertForSequenceClassification,
     BertForTokenClassification,
     GPT2Config,
     GPT2ForSequenceClassification,
@@ -185,6 +186,18 @@ def test_an_unknown_architecture_is_refused_with_the_list_of_known_ones(model):
         prune(stranger, num_heads=1)
     with pytest.raises(ValueError, match="BertForTokenClassification"):
         prune(BertForTokenClassification(model.config), num_heads=1)
+    for other in (torch.nn.Linear(2, 2), "a/path"):
+        with pytest.raises(ValueError, match=r"model_type=''.*bert, roberta, electra, distilbert"):
+            prune(other, num_heads=1)
+
+
+def test_a_class_that_reads_the_encoder_in_another_way_is_refused(model):
+    class WithoutPooler(BertForSequenceClassification):
+        def forward(self, **inputs):
+            return self.classifier(self.bert(**inputs).last_hidden_state[:, 0])
+
+    with pytest.raises(ValueError, match="WithoutPooler.*with no other `forward`"):
+        prune(WithoutPooler(model.config), importance="magnitude", num_heads=1)
 
 
 def test_a_tokenizer_of_another_model_is_refused(model, tokenizer, reviews):
