@@ -46,8 +46,9 @@ class GradualPruning(TrainerCallback, ExportableState):
 
     Raises:
         TypeError: if a size is no integer.
-        ValueError: if nothing is to be pruned, the schedule is not one, the sizes do not fit the student, the loss
-            told nothing of importance, or the best checkpoint shall be loaded at the end.
+        ValueError: if nothing is to be pruned, the schedule is not one, the sizes do not fit the student or are not
+            those of the checkpoint, the loss told nothing of importance, or the best checkpoint shall be loaded at the
+            end.
 
     Example:
 
@@ -108,15 +109,18 @@ class GradualPruning(TrainerCallback, ExportableState):
         self._gates = Gates(model)
         self._sums = [LayerUnits(np.zeros(size.heads, "f4"), np.zeros(size.neurons, "f4")) for size in sizes]
         if state.global_step:
-            self._restore(state.stateful_callbacks.get(type(self).__name__, {}).get("attributes", {}).get("progress"))
+            self._restore(state.stateful_callbacks.get(type(self).__name__, {}))
         self._gates.attach()
 
     def on_step_end(self, args, state, control, **kwargs):
         gates = self._gates
-        for total, of_step in zip(self._sums, gates.take(), strict=True):
-            # Each process has seen its own rows.
-            total.heads[:] += reduce(of_step.heads, reduction="sum").cpu().numpy()
-            total.neurons[:] += reduce(of_step.neurons, reduction="sum").cpu().numpy()
+        # Each process has seen its own rows.
+        taken = [[reduce(sums, reduction="sum").cpu().numpy() for sums in of_layer] for of_layer in gates.take()]
+        # With fp16=True the first steps overflow: the optimizer leaves them out, and so must we.
+        if all(np.isfinite(sums).all() for of_layer in taken for sums in of_layer):
+            for total, (heads, neurons) in zip(self._sums, taken, strict=True):
+                total.heads[:] += heads
+                total.neurons[:] += neurons
         if state.global_step in self._cut_after:
             self._cut(self._cut_after[state.global_step], state.global_step)
         gates.zero_closed()  # each step anew: momentum moves weights that have no gradient
@@ -162,13 +166,14 @@ class GradualPruning(TrainerCallback, ExportableState):
 
     def _close(self, index, size, step):
         opened, sums = self._gates.open[index], self._sums[index]
-        if not sums.heads.any() or not np.isfinite(sums.heads).all():
+        if not sums.heads.any():
             raise ValueError(
-                f"Up to step {step} the loss had no gradient at any head of layer {index}, or one that is not finite: "
+                f"Up to step {step} the loss had no gradient at any head of layer {index}, or none that is finite: "
                 "nothing says which heads are important. Where student and teacher are one model, a distillation loss "
                 "is at its least: set hard_label_weight above 0, or keep dropout. Else lower the learning rate."
             )
-        # What is closed stays closed.
+        # What is closed stays closed, even where a resumed training has more steps and its schedule is behind.
+        size = LayerUnits(*(min(each, int(units.sum())) for each, units in zip(size, opened, strict=True)))
         heads = np.where(opened.heads.numpy(), sums.heads, -1)
         neurons = np.where(opened.neurons.numpy(), sums.neurons, -1)
         (kept,) = keep_most_important([LayerUnits(heads, neurons)], size.heads, size.neurons)
@@ -177,7 +182,14 @@ class GradualPruning(TrainerCallback, ExportableState):
         opened.neurons[kept.neurons] = True
         self._gates.open[index] = opened
 
-    def _restore(self, progress):
+    def _restore(self, saved):
+        progress = saved.get("attributes", {}).get("progress")
+        if progress is not None and saved["args"] != self._arguments:
+            raise ValueError(
+                f"The checkpoint was made with GradualPruning of {saved['args']}, and now {self._arguments} is given: "
+                "what is cut already cannot come back, and the sizes would be neither. Go on with those of the "
+                "checkpoint, or begin anew from the unpruned weights."
+            )
         if progress is None:
             raise ValueError(
                 "The checkpoint holds nothing of GradualPruning: it was made without, so that the schedule would "

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, TrainerCallback
 from distil_trainer.arguments import DistillationArguments
 from distil_trainer.loading import load_classifier
 from distil_trainer.pruning import GradualPruning
-from distil_trainer.pruning.gates import layer_sizes
+from distil_trainer.pruning.gates import Gates, layer_sizes
 from distil_trainer.students import EmbeddingBagConfig, EmbeddingBagForSequenceClassification
 from distil_trainer.trainer import DistillationTrainer
 
@@ -228,3 +228,40 @@ def test_a_checkpoint_that_was_made_without_it_is_refused(student, make_trainer,
     make_trainer(copy.deepcopy(student), save_strategy="steps", save_steps=5).train()
     with pytest.raises(ValueError, match="The checkpoint holds nothing of GradualPruning"):
         make_trainer(student, GradualPruning(num_heads=2)).train(str(tmp_path / "out" / "checkpoint-5"))
+
+
+def test_a_checkpoint_of_other_sizes_is_refused_and_nothing_cut_comes_back_in_a_longer_run(
+    student, make_trainer, tmp_path
+):
+    given = {"save_strategy": "steps", "save_steps": 8}
+    first = make_trainer(copy.deepcopy(student), GradualPruning(1, 8, **SCHEDULE), stop_after=8, **given)
+    first.train()
+    checkpoint = str(tmp_path / "out" / "checkpoint-8")
+    with pytest.raises(ValueError, match="made with GradualPruning of .*'num_heads': 1.*'num_heads': 3.* is given"):
+        make_trainer(copy.deepcopy(student), GradualPruning(3, 60, **SCHEDULE)).train(checkpoint)
+    longer = make_trainer(student, GradualPruning(1, 8, **SCHEDULE), max_steps=14)  # the third cut once more
+    longer.train(checkpoint)
+    neurons = [sizes[0][1] for sizes in [*first.watch.open, *longer.watch.open]]
+    assert neurons == sorted(neurons, reverse=True)
+    assert layer_sizes(student) == [(1, 8)] * 4
+
+
+def test_steps_that_overflow_are_left_out_as_the_optimizer_leaves_them_out(student, make_trainer, monkeypatch):
+    kept = []
+    for overflows in (False, True):
+        copied, take, steps = copy.deepcopy(student), Gates.take, []
+
+        def taken(gates, take=take, steps=steps, overflows=overflows):
+            sums = take(gates)
+            steps.append(sums)
+            if len(steps) == 1:
+                sums[0].heads[:] = torch.inf if overflows else 0
+                for units in [*sums[0][1:], *(units for layer in sums[1:] for units in layer)]:
+                    units[:] = torch.nan if overflows else 0
+            return sums
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Gates, "take", taken)
+            make_trainer(copied, GradualPruning(2, 16, first_cut=0.5, last_cut=0.5, num_cuts=1), max_steps=4).train()
+        kept.append(heads_left(copied))
+    assert all(np.array_equal(*pair) for pair in zip(*kept, strict=True))
