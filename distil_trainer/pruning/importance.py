@@ -42,16 +42,21 @@ def taylor_importance(
         text_column (`str`, *optional*, defaults to `"sentence"`): column of the texts.
         text_pair_column (`str`, *optional*): column of the second texts.
         label_column (`str`, *optional*, defaults to `"label"`): column of the gold labels.
-        max_length (`int`, *optional*, defaults to 128): tokens kept of a row.
+        max_length (`int`, *optional*, defaults to 128): tokens kept of a row, special tokens included; at least 3.
 
     Returns:
         `list[LayerUnits]`: for each layer float64 arrays, for its heads and for its neurons.
 
     Raises:
         TypeError: if `dataset` is no `Dataset`, or a column holds something else than is needed.
-        ValueError: if a column is missing, nothing is labelled, all rows have one label, or the tokenizer is that of
-            another model.
+        ValueError: if a column is missing, nothing is labelled, all rows have one label, the tokenizer is that of
+            another model, or `max_length` leaves no text.
     """
+    if max_length < 3:
+        raise ValueError(
+            f"max_length={max_length}: special tokens count too, so fewer than 3 would leave no text, and importance "
+            "would be that of heads and neurons which read nothing."
+        )
     check_dataset(dataset, "dataset")
     config, task = model.config, problem_type(model.config)
     dataset = dataset.with_format(None)

@@ -4,6 +4,8 @@ FastFormers (Kim and Hassan 2020, https://arxiv.org/abs/2010.13382), section 3.2
 recovers what they lost by distillation from the unpruned model (`recover`).
 """
 
+import numpy as np
+
 from distil_trainer.pruning.checks import check_can_be_pruned, check_size, check_tokenizer
 from distil_trainer.pruning.gates import LayerUnits, layer_sizes
 from distil_trainer.pruning.importance import magnitude_importance, random_importance, taylor_importance
@@ -66,7 +68,8 @@ def prune(
 
     Raises:
         TypeError: if a size is no integer, or `dataset` no `Dataset`.
-        ValueError: if the family is unknown, a size does not fit, or the data cannot show what is important.
+        ValueError: if the family is unknown, a size does not fit, the data cannot show what is important, or an
+            importance is not finite.
 
     Example:
 
@@ -105,6 +108,7 @@ def prune(
         scores = random_importance(source, seed)
     else:
         raise ValueError(f"importance={importance!r} must be one of {', '.join(_KINDS)}.")
+    _check_finite(scores, importance)
     if keep is not None:
         if importance == "taylor":
             # Magnitudes of many neurons add up where their effects, of either sign, cancel; squares of effects that
@@ -118,6 +122,16 @@ def prune(
     depth = num_layers or len(sizes)
     layers = [(index + 1) * len(sizes) // depth - 1 for index in range(depth)]
     return rebuild(source, layers, kept)
+
+
+def _check_finite(scores, importance):
+    for index, units in enumerate(scores):
+        if not all(np.isfinite(values).all() for values in units):
+            raise ValueError(
+                f"importance={importance!r} of the heads or neurons of layer {index} is NaN or infinite, so that any "
+                "would be kept. Weights of the model are not finite, or so large that its loss is not: load the last "
+                "checkpoint before training went astray."
+            )
 
 
 def _check_choice(num_heads, intermediate_size, num_layers, keep):

@@ -200,6 +200,14 @@ def test_a_class_that_reads_the_encoder_in_another_way_is_refused(model):
         prune(WithoutPooler(model.config), importance="magnitude", num_heads=1)
 
 
+@pytest.mark.parametrize("given", [{"num_heads": 2}, {"keep": 0.5}, {"importance": "magnitude", "num_heads": 2}])
+def test_a_model_whose_weights_are_not_finite_is_refused(model, tokenizer, reviews, given):
+    with torch.no_grad():
+        model.bert.encoder.layer[2].attention.self.value.weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"of the heads or neurons of layer \d is NaN or infinite"):
+        prune(model, tokenizer, reviews, **given)
+
+
 def test_a_tokenizer_of_another_model_is_refused(model, tokenizer, reviews):
     model.resize_token_embeddings(30)
     with pytest.raises(ValueError, match="has embeddings for 30: it is the tokenizer of another model"):

@@ -144,3 +144,8 @@ def test_data_that_cannot_show_what_is_important_are_refused(model, tokenizer, r
     tokenizer.model_max_length = 512
     with pytest.raises(error, match=message):
         taylor_importance(model, tokenizer, change(reviews))
+
+
+def test_a_length_that_leaves_no_text_is_refused(model, tokenizer, reviews):
+    with pytest.raises(ValueError, match="max_length=2: special tokens count too"):
+        taylor_importance(model, tokenizer, reviews, max_length=2)
