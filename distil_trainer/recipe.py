@@ -205,10 +205,12 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
     hyper = hyper_parameters(student_training, problem_type(student.config), steps)
     stage, name = "student", None
     if pruning.prunes:
-        contenders.append(pytorch_contender("unpruned", student, tokenizer, "student before pruning"))
-        student, tokenizer, pruned_facts = prune_student(
+        pruned, pruned_tokenizer, pruned_facts = prune_student(
             run, student, tokenizer, train, transfer_set, splits["validation"], training, pruning, steps
         )
+        # Only now, when it has taught: that may have moved it to a GPU, and it is timed where the others are.
+        contenders.append(pytorch_contender("unpruned", student, tokenizer, "student before pruning"))
+        student, tokenizer = pruned, pruned_tokenizer
         stage, name = "pruned", "pruned student"
         is_remote = brings_its_class(run.path(stage))
         hyper |= {key: value for key, value in pruned_facts.items() if key.startswith("recovery")}

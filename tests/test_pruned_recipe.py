@@ -5,12 +5,26 @@ import torch
 from recipe_files import load_recipe
 from transformers import AutoTokenizer
 
-from distil_trainer import PruningArguments, load_classifier
+from distil_trainer import PruningArguments, load_classifier, recipe
 
 RECIPE = "sst2_electra_to_distilbert"
 
 
-def test_a_recipe_publishes_the_pruned_student_beside_the_figures_of_the_unpruned(sst2_arguments, tmp_path, capsys):
+def _note_calls(monkeypatch, *names):
+    calls = []
+
+    def note(name, function):
+        return lambda *given, **named: calls.append((name, given[0])) or function(*given, **named)
+
+    for name in names:
+        monkeypatch.setattr(recipe, name, note(name, getattr(recipe, name)))
+    return calls
+
+
+def test_a_recipe_publishes_the_pruned_student_beside_the_figures_of_the_unpruned(
+    sst2_arguments, tmp_path, capsys, monkeypatch
+):
+    calls = _note_calls(monkeypatch, "prune_student", "pytorch_contender")
     words = [
         "--prune_heads",
         "2",
@@ -21,6 +35,8 @@ def test_a_recipe_publishes_the_pruned_student_beside_the_figures_of_the_unprune
         "3",
     ]
     report = load_recipe(RECIPE).main([*sst2_arguments, *words])
+    # A teacher is moved to where training runs: what is timed must come to the CPU after that.
+    assert [name for name, _ in calls].index("prune_student") < calls.index(("pytorch_contender", "unpruned"))
     roles = [row["role"] for row in report["models"]]
     assert roles[:5] == ["teacher", "control", "unpruned", "student", "onnx fp32"]
     assert "student before pruning" in capsys.readouterr().out
