@@ -17,8 +17,10 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
-# Rows tokenized and sorted at a time. Token lists take about 100 bytes a token, so all rows at once would not fit.
+# Rows tokenized and sorted at a time, and characters: a tokenizer keeps what it cuts off too, about 100 bytes a token,
+# so that 16,384 texts of 10,000 characters would take 4 GB.
 _ROWS_PER_WINDOW = 16_384
+_CHARACTERS_PER_WINDOW = 2_000_000
 _BYTES_PER_READ = 65_536
 _BYTES_PER_HASHING = 1 << 20
 
@@ -157,8 +159,8 @@ class Classifier:
         texts, pairs = _as_list(texts), None if text_pairs is None else _as_list(text_pairs)
         self._check_pairs(texts, pairs)
         logits = np.empty((len(texts), len(self.labels)), dtype=np.float32)
-        for start in range(0, len(texts), _ROWS_PER_WINDOW):
-            window = slice(start, start + _ROWS_PER_WINDOW)
+        for window in _windows(texts, pairs):
+            start = window.start
             encodings = self._encode(texts[window], None if pairs is None else pairs[window], start)
             lengths = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings))
             if not lengths.all():
@@ -324,6 +326,20 @@ def _check_text(text, row):
             f"Text {row} has half of a surrogate pair at position {error.start} ({text[error.start]!r}), which is no "
             "character. It was cut or decoded wrongly; `text.encode('utf-8', 'replace').decode()` writes '?' there."
         ) from error
+
+
+def _windows(texts, pairs):
+    """Yield slices of rows that are tokenized together: so many rows, and so many characters or one row."""
+    start = characters = 0
+    for row, both in enumerate(zip(texts, [""] * len(texts) if pairs is None else pairs, strict=True)):
+        # What is no string is refused where it is tokenized.
+        size = sum(len(text) for text in both if isinstance(text, str))
+        if row > start and (row - start == _ROWS_PER_WINDOW or characters + size > _CHARACTERS_PER_WINDOW):
+            yield slice(start, row)
+            start, characters = row, 0
+        characters += size
+    if texts:
+        yield slice(start, len(texts))
 
 
 def _length_sorted_batches(lengths, tokens_per_batch):

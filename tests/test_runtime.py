@@ -275,6 +275,25 @@ def test_hard_inputs_get_a_right_answer(shipped, classifier, monkeypatch):
     )
 
 
+@pytest.mark.parametrize(("rows", "characters"), [(3, 10**9), (10**9, 300), (2, 300), (10**9, 1)])
+def test_long_texts_are_tokenized_a_few_at_a_time(shipped, monkeypatch, rows, characters):
+    classifier = Classifier.from_pretrained(shipped[0], file_name="model.onnx")
+    texts = ["the film " * 20, "bad", "a good plot " * 50, "dull", "", "great film"] * 2
+    expected, windows = classifier.logits(texts), []
+    monkeypatch.setattr(runtime, "_ROWS_PER_WINDOW", rows)
+    monkeypatch.setattr(runtime, "_CHARACTERS_PER_WINDOW", characters)
+
+    def encode(window, pairs, start, real=classifier._encode):
+        windows.append([len(text) for text in window])
+        return real(window, pairs, start)
+
+    monkeypatch.setattr(classifier, "_encode", encode)
+    np.testing.assert_allclose(classifier.logits(texts), expected, atol=1e-4 * max(1, np.abs(expected).max()))
+    assert [size for window in windows for size in window] == [len(text) for text in texts]
+    assert all(len(window) <= rows and (sum(window) <= characters or len(window) == 1) for window in windows)
+    assert 1 < len(windows) <= len(texts)
+
+
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
