@@ -192,6 +192,9 @@ class Classifier:
 
     def _encode(self, texts, pairs, first_row):
         try:
+            # The tokenizer reads a tuple or list of two as a pair, which the model may never have seen.
+            if not all(issubclass(kind, str) for kind in {*map(type, texts), *map(type, pairs or ())}):
+                raise TypeError
             # Without character offsets, which nobody asks for. The tokenizer is never changed: threads share it.
             return self._tokenizer.encode_batch_fast(
                 texts if pairs is None else list(zip(texts, pairs, strict=True)), add_special_tokens=True

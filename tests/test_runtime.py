@@ -302,6 +302,7 @@ def test_long_texts_are_tokenized_a_few_at_a_time(shipped, monkeypatch, rows, ch
         (({"text": "good"},), TypeError, "is of type dict, where a list of texts is needed"),
         ((["good"], "bad"), TypeError, "'bad' is of type str, where a list of texts is needed"),
         (([b"good"],), TypeError, "Text 0 is b'good', a bytes"),
+        ((["good", ("good", "bad")],), TypeError, r"Text 1 is \('good', 'bad'\), a tuple"),
         (("good \ud83d",), TypeError, "Text 0 has half of a surrogate pair at position 5"),
         ((["good"], ["bad"]), ValueError, "measured on single texts: give no second"),
     ],
