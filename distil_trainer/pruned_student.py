@@ -2,28 +2,33 @@
 
 import json
 
+import numpy as np
 from datasets import concatenate_datasets
 
 from distil_trainer.fine_tuning import gold_label_arguments
 from distil_trainer.loading import load_classifier, name_tokenizer_class
 from distil_trainer.pruning import prune, prune_vocabulary
 from distil_trainer.pruning.checks import check_can_be_pruned, check_size
-from distil_trainer.pruning.gates import layer_sizes
+from distil_trainer.pruning.gates import LayerUnits, layer_sizes
+from distil_trainer.pruning.selection import keep_within_budget
 from distil_trainer.stages import train_once
+from distil_trainer.students.encoder_layers import head_size
 
 # FastFormers measures importance on a part of the data too; more rows hardly change the order.
 _IMPORTANCE_ROWS = 1000
 
 
-def check_pruning(pruning, student):
+def check_pruning(pruning, student, max_length):
     """Refuse sizes that do not fit the student, before anything is trained.
 
     Args:
         pruning (`PruningArguments`): what is to be cut.
         student (`PreTrainedModel`): the untrained student.
+        max_length (`int`): tokens of the longest text, for counting FLOPs.
 
     Raises:
-        ValueError: if its family cannot be pruned, or it has not so many heads, neurons or layers.
+        ValueError: if its family cannot be pruned, it has not so many heads, neurons or layers, or the share of the
+            FLOPs is too small for one head and one neuron in each layer.
     """
     if not pruning.prunes:
         return
@@ -32,6 +37,10 @@ def check_pruning(pruning, student):
     check_size("prune_heads", pruning.prune_heads, min(size.heads for size in sizes))
     check_size("prune_intermediate_size", pruning.prune_intermediate_size, min(size.neurons for size in sizes))
     check_size("prune_layers", pruning.prune_layers, len(sizes))
+    if pruning.prune_keep is not None:
+        alike = [LayerUnits(np.ones(size.heads), np.ones(size.neurons)) for size in sizes]
+        shape = {"hidden_size": student.config.hidden_size, "head_size": head_size(student.config)}
+        keep_within_budget(alike, pruning.prune_keep, **shape, sequence_length=max_length)
 
 
 def prune_student(run, student, tokenizer, train, rows, validation, training, pruning, steps):

@@ -66,7 +66,7 @@ def run_recipe(defaults, argv=None, *, recipe):
         untrained = check_fresh_student(models, training, teacher, teacher_tokenizer, label_names)
     else:
         untrained, _, _ = make_student(models, teacher, teacher_tokenizer, label_names, seed=0)
-    check_pruning(pruning, untrained)
+    check_pruning(pruning, untrained, training.max_length)
 
     run = open_run(arguments)
     evaluation_splits = [split for name, split in splits.items() if name != "train"]

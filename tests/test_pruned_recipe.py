@@ -89,6 +89,7 @@ def test_pairs_lose_tokens_that_neither_text_has(sst2_arguments, tmp_path):
     [
         (["--prune_heads", "9"], "prune_heads=9 must be from 1 to"),
         (["--prune_intermediate_size", "9999"], "prune_intermediate_size=9999 must be from 1 to"),
+        (["--prune_keep", "0.01"], "keep=0.01: one head and one neuron in each layer, which must stay, are"),
         (["--prune_layers", "3"], "prune_layers=3 must be from 1 to 2"),
         (["--student_head", "cnn", "--prune_heads", "2"], "model_type='transformer_cnn'"),
     ],
