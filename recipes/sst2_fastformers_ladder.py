@@ -14,6 +14,7 @@ one kind:
 """
 
 import argparse
+import json
 import shlex
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def main(argv=None):
     """Run the ladder; return its report."""
     own, shared = ladder_arguments(argv)
     out = Path(own.output_dir)
+    keep_arguments(out, own)
     transformer = out / "transformer"
     defaults = {**TRANSFORMER_DEFAULTS, "prune_keep": 0.5, "output_dir": str(transformer)}
     run_recipe(defaults, [*shared, *shlex.split(own.of_transformer)], recipe=__file__)
@@ -116,6 +118,24 @@ def ladder_arguments(argv):
     return parser.parse_known_args(argv)
 
 
+def keep_arguments(out, own):
+    """Refuse to go on with rungs that are measured in part, with other arguments of the ladder's own.
+
+    The folder of each run refuses other arguments of recipes, but the rungs would keep the figures of the old models.
+    """
+    file, asked = out / "ladder.json", {name: value for name, value in vars(own).items() if name != "output_dir"}
+    begun = (out / "rungs").is_dir() and file.is_file()
+    earlier = json.loads(file.read_text(encoding="utf-8")) if begun else asked
+    for name, value in asked.items():
+        if earlier[name] != value:
+            raise ValueError(
+                f"--{name} {value!r}: the rungs in {str(out / 'rungs')!r} were begun with {earlier[name]!r}, and "
+                "would keep the figures of then. Give another --output_dir; or delete that folder, to measure anew."
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(asked), encoding="utf-8")
+
+
 def chosen_file(folder, role, shipping):
     """Return the ONNX file that a run chose, as a rung."""
     model, tokenizer = load_classifier(folder)
@@ -151,7 +171,7 @@ def with_speed(rows, speed):
 
 def fastest_rungs(report):
     """Say which rung is the fastest of those that keep a share of the teacher's accuracy."""
-    split = list(report["models"][0]["evaluation"])[-1]
+    split = "validation"  # a test split chooses nothing
     accuracies = [row["evaluation"][split]["accuracy"] for row in report["models"]]
     for share in SHARES:
         good = [row for row, each in zip(report["models"], accuracies, strict=True) if each >= share * accuracies[0]]

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from recipe_files import load_recipe
 
 NAME = "sst2_fastformers_ladder"
@@ -35,3 +36,32 @@ def test_the_ladder_is_climbed_in_one_run_and_a_second_start_trains_nothing(sst2
     assert load_recipe(NAME).main(arguments) == report
     assert all(path.stat().st_mtime_ns == before for path, before in stages.items() if path.name != "lock")
     assert (out / "transformer" / "model.safetensors").stat().st_mtime_ns >= weights
+
+
+def test_rungs_that_are_measured_are_not_mixed_with_others(tmp_path):
+    recipe = load_recipe(NAME)
+
+    def start(*words):
+        recipe.keep_arguments(tmp_path, recipe.ladder_arguments(["--output_dir", str(tmp_path), *words])[0])
+
+    start("--pad_to", "32")
+    start("--pad_to", "64")  # no rung is there yet
+    (tmp_path / "rungs").mkdir()
+    start("--pad_to", "64")
+    for words, message in (
+        (["--of_transformer", "--max_steps 3"], "--of_transformer '--max_steps 3': the rungs in .* begun with ''"),
+        (["--networks", "bilstm"], r"--networks \['bilstm'\]: the rungs in .* begun with \['glove_cnn'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            start("--pad_to", "64", *words)
+
+
+def test_the_fastest_rung_is_chosen_on_validation():
+    def row(role, validation, test, speedup):
+        accuracies = {"validation": {"accuracy": validation}, "test": {"accuracy": test}}
+        return {"role": role, "name": None, "evaluation": accuracies, "speedup": speedup}
+
+    rows = [row("teacher", 0.9, 0.9, 1.0), row("lucky", 0.5, 0.9, 9.0), row("good", 0.9, 0.5, 4.0)]
+    assert all(
+        ", good is the fastest: 4.0 times" in line for line in load_recipe(NAME).fastest_rungs({"models": rows})
+    )
