@@ -47,8 +47,8 @@ class GradualPruning(TrainerCallback, ExportableState):
     Raises:
         TypeError: if a size is no integer.
         ValueError: if nothing is to be pruned, the schedule is not one, the sizes do not fit the student or are not
-            those of the checkpoint, the loss told nothing of importance, or the best checkpoint shall be loaded at the
-            end.
+            those of the checkpoint, the loss told nothing of importance, the best checkpoint shall be loaded at the
+            end, or one process sees several GPUs.
 
     Example:
 
@@ -97,6 +97,12 @@ class GradualPruning(TrainerCallback, ExportableState):
                 "load_best_model_at_end=True with GradualPruning: the best checkpoint is likely one of before the "
                 "last cut, whose weights have not learned to do without what is cut out at the end. Set it to False; "
                 "the last weights count."
+            )
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"GradualPruning, and one process sees {args.n_gpu} GPUs: it would copy the student to each in every "
+                "step, and what its gates measure there is mixed up or lost. Start one process for each GPU, "
+                f"`torchrun --nproc_per_node={args.n_gpu} ...`, or set CUDA_VISIBLE_DEVICES to one of them."
             )
         check_can_be_pruned(model)
         sizes = layer_sizes(model)

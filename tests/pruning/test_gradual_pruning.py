@@ -212,6 +212,10 @@ def test_students_and_arguments_that_do_not_fit_are_refused_before_the_first_ste
     with pytest.raises(ValueError, match="model_type='embedding_bag'"):
         make_trainer(bag, GradualPruning(num_heads=2)).train()
     trainer = make_trainer(student, GradualPruning(num_heads=2))
+    trainer.args._n_gpu = 2
+    with pytest.raises(ValueError, match="GradualPruning, and one process sees 2 GPUs"):
+        trainer.train()
+    trainer.args._n_gpu = 0
     trainer.args.load_best_model_at_end = True
     with pytest.raises(ValueError, match="load_best_model_at_end=True with GradualPruning"):
         trainer.train()
