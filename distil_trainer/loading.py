@@ -178,7 +178,9 @@ def _load_model(name, revision, label_names, to_be_trained, trust_remote_code, p
         output_loading_info=True,
         **label_maps,
     )
-    untrained = sorted(set(loading["missing_keys"]) | {key for key, *_ in loading["mismatched_keys"]})
+    # Names in transformers 4.57; in 5 names with two shapes.
+    mismatched = {key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"]}
+    untrained = sorted(set(loading["missing_keys"]) | mismatched)
     encoder = [key for key in untrained if key.startswith(f"{model.base_model_prefix}.") and ".pooler." not in key]
     if encoder:
         raise ValueError(

@@ -57,6 +57,20 @@ def test_a_float16_checkpoint_is_loaded_in_float32(folder, teacher):
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
+@pytest.mark.parametrize("to_be_trained", [False, True])
+def test_weights_of_another_shape_are_refused_by_their_names(folder, to_be_trained):
+    edit_config(folder, intermediate_size=48)
+    with pytest.raises(ValueError, match=r"encoder, or has them in another shape: bert.encoder.layer.0.intermediate"):
+        load_classifier(folder, to_be_trained=to_be_trained)
+
+
+def test_a_head_of_another_shape_is_named(folder):
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {"classifier.weight": torch.zeros(3, 32)}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="no trained classification head: classifier.weight are missing from it or"):
+        load_classifier(folder)
+
+
 def test_the_real_teacher_loads_in_float32_with_its_label_names(minilm_folder):
     model, _ = load_classifier(str(minilm_folder))
     assert model.dtype == torch.float32
