@@ -70,8 +70,8 @@ class Classifier:
 
         Raises:
             FileNotFoundError: if the folder, its report, its tokenizer or the ONNX file is not there.
-            ValueError: if the report does not name the file and its hash, the file's bytes are others, the graph has
-                inputs that no tokenizer makes, or a number is below 1.
+            ValueError: if the report or the tokenizer cannot be read, the report does not name the file and its hash,
+                the file's bytes are others, the graph has inputs that no tokenizer makes, or a number is below 1.
         """
         for name, number in (("threads", threads), ("instances", instances), ("tokens_per_batch", tokens_per_batch)):
             if number < 1:
@@ -82,7 +82,10 @@ class Classifier:
                 f"folder={str(folder)!r} is not a folder. Give one that `ship` wrote; a model on the Hub must be "
                 "downloaded first (`hf download`)."
             )
-        report = json.loads(_find(folder, "report.json").read_text(encoding="utf-8"))
+        try:
+            report = json.loads(_find(folder, "report.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{folder / 'report.json'} is no JSON ({error}): download it again.") from error
         hashes, serving = report.get("sha256"), report.get("serving")
         if not hashes or not serving:
             raise ValueError(
@@ -226,7 +229,13 @@ class Classifier:
 
 def load_tokenizer(path, serving):
     """Load a `tokenizer.json`, set to cut texts as the part `serving` of the report says."""
-    tokenizer = Tokenizer.from_file(os.fspath(path))
+    try:
+        tokenizer = Tokenizer.from_file(os.fspath(path))
+    except Exception as error:  # the library raises nothing more exact
+        raise ValueError(
+            f"{path} is no tokenizer that can be read ({error}). Download it again (a file of some hundred bytes is a "
+            "pointer of Git LFS); if it is whole, install the version of tokenizers that requirements.txt names."
+        ) from error
     # The file has whatever was set when it was saved. Here, and never again: setting it is not safe beside threads.
     tokenizer.no_padding()
     tokenizer.enable_truncation(serving["max_length"], direction=serving["truncation_side"])

@@ -352,6 +352,8 @@ def test_one_changed_byte_is_refused(shipped, tmp_path):
         ({"tokenizer_json": None}, {}, FileNotFoundError, "has no tokenizer.json"),
         ({"report_json": None}, {}, FileNotFoundError, "has no report.json"),
         ({"report_json": b"{}"}, {}, ValueError, "has no `sha256` and `serving`"),
+        ({"report_json": b"<html>"}, {}, ValueError, "report.json is no JSON"),
+        ({"tokenizer_json": b"version https://git-lfs"}, {}, ValueError, "tokenizer.json is no tokenizer that can be"),
         ({"model_onnx": None}, {"file_name": "model.onnx"}, FileNotFoundError, "has no model.onnx"),
         ({}, {"file_name": "other.onnx"}, ValueError, "file_name='other.onnx' is not among the measured files"),
         ({}, {"threads": 0}, ValueError, "threads=0 must be at least 1"),
