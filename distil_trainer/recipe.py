@@ -198,6 +198,8 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
         gold_label_arguments(training, max_steps=steps, epochs_per_cycle=cycle),
         trust_remote_code=models.trust_remote_code,
     )
+    # Before the teacher is described: labelling moves it to a GPU, and it is timed where the others are.
+    calibration = labeler.map(held_out["calibration"]) if "calibration" in held_out else None
     contenders = [
         pytorch_contender("teacher", teacher, teacher_tokenizer),
         pytorch_contender("control", control, tokenizer),
@@ -215,7 +217,6 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
         is_remote = brings_its_class(run.path(stage))
         hyper |= {key: value for key, value in pruned_facts.items() if key.startswith("recovery")}
         student_facts = {**student_facts, "pruned": pruned_facts, "needs_remote_code": is_remote}
-    calibration = labeler.map(held_out["calibration"]) if "calibration" in held_out else None
     onnx_contenders, shipped = ship_once(
         run, student, tokenizer, train, splits["validation"], training, shipping, calibrate_on=calibration
     )
