@@ -11,6 +11,7 @@ from distil_trainer.pruning import prune, prune_vocabulary
 from distil_trainer.pruning.checks import check_can_be_pruned, check_size
 from distil_trainer.pruning.gates import LayerUnits, layer_sizes
 from distil_trainer.pruning.selection import keep_within_budget
+from distil_trainer.pruning.vocabulary import check_vocabulary_can_be_pruned
 from distil_trainer.stages import train_once
 from distil_trainer.students.encoder_layers import head_size
 
@@ -30,7 +31,9 @@ def check_pruning(pruning, student, max_length):
         ValueError: if its family cannot be pruned, it has not so many heads, neurons or layers, or the share of the
             FLOPs is too small for one head and one neuron in each layer.
     """
-    if not pruning.prunes:
+    if pruning.prune_vocabulary:
+        check_vocabulary_can_be_pruned(student)
+    if not pruning.cuts_layers:
         return
     check_can_be_pruned(student)
     sizes = layer_sizes(student)

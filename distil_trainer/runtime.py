@@ -98,9 +98,12 @@ class Classifier:
             raise ValueError(f"file_name={file_name!r} is not among the measured files {sorted(hashes)}.")
         path = _find(folder, file_name)
         _check_hash(path, hashes[file_name])
+        tokenizer = _find(folder, "tokenizer.json")
+        if report.get("tokenizer_sha256"):  # older folders have none
+            _check_hash(tokenizer, report["tokenizer_sha256"])
         return cls(
             _session(path, threads, instances),
-            load_tokenizer(_find(folder, "tokenizer.json"), serving),
+            load_tokenizer(tokenizer, serving),
             serving,
             instances=instances,
             tokens_per_batch=tokens_per_batch,

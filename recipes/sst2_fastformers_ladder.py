@@ -52,7 +52,9 @@ def main(argv=None):
     out = Path(own.output_dir)
     keep_arguments(out, own)
     transformer = out / "transformer"
-    defaults = {**TRANSFORMER_DEFAULTS, "prune_keep": 0.5, "output_dir": str(transformer)}
+    defaults = {**TRANSFORMER_DEFAULTS, "output_dir": str(transformer)}
+    if "--prune_" not in own.of_transformer:
+        defaults["prune_keep"] = 0.5
     run_recipe(defaults, [*shared, *shlex.split(own.of_transformer)], recipe=__file__)
     fine_tuned = transformer / "work" / "teacher"
     if fine_tuned.is_dir():

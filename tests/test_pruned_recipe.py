@@ -100,11 +100,12 @@ def test_sizes_that_the_student_does_not_have_are_refused_before_any_stage(sst2_
     assert not (tmp_path / "out").exists()
 
 
-def test_a_network_without_layers_to_prune_is_refused(sst2_arguments):
+@pytest.mark.parametrize("what", [["--prune_keep", "0.5"], ["--prune_vocabulary"]])
+def test_a_network_without_layers_to_prune_is_refused(sst2_arguments, what):
     start = sst2_arguments.index("--student_layers")
     with pytest.raises(ValueError, match="model_type='glove_cnn'"):
         load_recipe("sst2_electra_to_glove_cnn").main(
-            [*sst2_arguments[:start], *sst2_arguments[start + 3 :], "--word_vectors", "random", "--prune_keep", "0.5"]
+            [*sst2_arguments[:start], *sst2_arguments[start + 3 :], "--word_vectors", "random", *what]
         )
 
 

@@ -353,7 +353,7 @@ def test_one_changed_byte_is_refused(shipped, tmp_path):
         ({"report_json": None}, {}, FileNotFoundError, "has no report.json"),
         ({"report_json": b"{}"}, {}, ValueError, "has no `sha256` and `serving`"),
         ({"report_json": b"<html>"}, {}, ValueError, "report.json is no JSON"),
-        ({"tokenizer_json": b"version https://git-lfs"}, {}, ValueError, "tokenizer.json is no tokenizer that can be"),
+        ({"tokenizer_json": b"version https://git-lfs"}, {}, ValueError, "tokenizer.json has the sha256 .*Git LFS"),
         ({"model_onnx": None}, {"file_name": "model.onnx"}, FileNotFoundError, "has no model.onnx"),
         ({}, {"file_name": "other.onnx"}, ValueError, "file_name='other.onnx' is not among the measured files"),
         ({}, {"threads": 0}, ValueError, "threads=0 must be at least 1"),
@@ -365,6 +365,18 @@ def test_a_folder_that_is_not_whole_is_refused(shipped, tmp_path, files, options
     folder = _copy(shipped[0], tmp_path / "copy", **files)
     with pytest.raises(error, match=message):
         Classifier.from_pretrained(folder, **options)
+
+
+def _without_tokenizer_hash(folder):
+    report = json.loads((folder / "report.json").read_text())
+    assert report.pop("tokenizer_sha256")
+    return json.dumps(report).encode()
+
+
+def test_a_file_that_is_no_tokenizer_is_refused_where_the_report_is_older_than_its_hash(shipped, tmp_path):
+    files = {"tokenizer_json": b"version https://git-lfs", "report_json": _without_tokenizer_hash(shipped[0])}
+    with pytest.raises(ValueError, match="tokenizer.json is no tokenizer that can be"):
+        Classifier.from_pretrained(_copy(shipped[0], tmp_path / "copy", **files))
 
 
 def test_a_graph_with_other_inputs_is_refused(shipped, tmp_path):
@@ -384,9 +396,8 @@ def test_a_graph_with_other_inputs_is_refused(shipped, tmp_path):
 
 def test_a_text_without_tokens_is_refused(shipped, tmp_path):
     content = json.loads((shipped[0] / "tokenizer.json").read_text()) | {"post_processor": None}
-    served = Classifier.from_pretrained(
-        _copy(shipped[0], tmp_path / "copy", tokenizer_json=json.dumps(content).encode())
-    )
+    files = {"tokenizer_json": json.dumps(content).encode(), "report_json": _without_tokenizer_hash(shipped[0])}
+    served = Classifier.from_pretrained(_copy(shipped[0], tmp_path / "copy", **files))
     assert served("good")["label"] in LABELS
     with pytest.raises(ValueError, match="Text 1 .''. has no tokens"):
         served(["good", ""])

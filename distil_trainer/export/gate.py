@@ -103,11 +103,13 @@ def ship(
         `pytorch_accuracy`, `max_accuracy_drop`, `target_latency_ms`, `max_size_mb`, `max_length`, `threads`, `export`
         (engine, opset, parity), `quantization` (of the int8 file that was kept, or `None`), `confidence` (see
         `confidence_facts`; `None` without `calibrate_on`), `latency` (how it was measured), `serving` (see
-        `serving_facts`; `None` where `classifier.py` was left out), `sha256` (by file) and `rungs`, one for each form
-        tried: `name`, `file` (`None` where it was not kept), `size_bytes`, `accuracy` and `accuracy_change` (the worse
-        of the two ways of batching), `agreement_with_pytorch` (share of rows with the same label, in batches),
-        `agreement_batch_1` (text by text; `None` for float, which does not depend on the batch), `p50_ms`, `p95_ms`,
-        `p50_difference_ms` (of rungs that pass: the 95 % interval of the difference from the fastest), `passed` and
+        `serving_facts`; `None` where `classifier.py` was left out), `sha256` (by file), `tokenizer_sha256` (of
+        `tokenizer.json`, or `None`) and `rungs`, one for each form tried: `name`, `file` (`None` where it was not
+        kept), `size_bytes`, `accuracy` and `accuracy_change` (the worse of the two ways of batching),
+        `agreement_with_pytorch` (share of rows with the same label, in batches), `agreement_batch_1` (text by text;
+        `None` for float, which does not depend on the batch), `p50_ms`, `p95_ms`, `p50_difference_ms` (of rungs that
+        pass: the 95 % interval of the difference from the fastest),
+        `passed` and
         `reason`. With another metric its name stands for `accuracy`: `pytorch_macro_f1`, `pearson_change`. Of scores,
         `difference_from_pytorch` and `difference_batch_1`, the largest difference of a score, take the place of the
         agreements: a correlation does not see scores that are shifted or stretched.
@@ -237,6 +239,7 @@ def ship(
             "latency": {key: latencies["fp32"][key] for key in ("batch_size", "n", "mean_tokens", "threads", "cpu")},
             "serving": serving if has_runtime else None,
             "sha256": file_hashes(staging),
+            "tokenizer_sha256": file_hashes(staging, "tokenizer.json").get("tokenizer.json"),
             "rungs": rungs,
         }
         (staging / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

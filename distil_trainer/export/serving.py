@@ -76,10 +76,10 @@ def add_runtime(folder, tokenizer, serving, texts, pairs):
     return True
 
 
-def file_hashes(folder):
-    """Return the SHA-256 of each ONNX file of a folder by its name, as `dict[str, str]`."""
+def file_hashes(folder, pattern="*.onnx"):
+    """Return the SHA-256 of each ONNX file of a folder, or of another kind, by its name, as `dict[str, str]`."""
     hashes = {}
-    for path in sorted(Path(folder).glob("*.onnx")):
+    for path in sorted(Path(folder).glob(pattern)):
         with open(path, "rb") as file:
             digest = hashlib.sha256()
             while block := file.read(1 << 20):

@@ -59,12 +59,7 @@ def prune_vocabulary(model, tokenizer, texts):
     small_model, small_tokenizer = prune_vocabulary(model, tokenizer, train["sentence"])
     ```
     """
-    model_type = getattr(getattr(model, "config", None), "model_type", "")
-    if model_type.removeprefix(PRUNED_PREFIX) not in _MODEL_TYPES:
-        raise ValueError(
-            f"model has model_type={model_type!r}. Where a vocabulary is used is known for {', '.join(_MODEL_TYPES)}: "
-            "elsewhere it may be tied to an output layer or to other numbers, which would then mean other words."
-        )
+    check_vocabulary_can_be_pruned(model)
     _check_is_column(texts)
     described = tokenizer_json(tokenizer)
     _check_belongs(model, tokenizer)
@@ -76,7 +71,7 @@ def prune_vocabulary(model, tokenizer, texts):
         in_use[np.unique(np.concatenate([np.asarray(row, dtype=np.int64) for row in ids]))] = True
         has_unknown = [tokenizer.unk_token_id in row for row in ids]
         words |= words_of(tokenizer.backend_tokenizer, compress(batch, has_unknown))
-    if model_type.endswith("roberta"):  # counts positions from the number of its padding token
+    if model.config.model_type.endswith("roberta"):  # counts positions from the number of its padding token
         in_use[: tokenizer.pad_token_id + 1] = True
     stay = tokens_that_stay(described, in_use, words)
     smaller = make_smaller_tokenizer(tokenizer, described, stay)
@@ -100,6 +95,20 @@ def _check_are_strings(batch, first_row):
             f"texts[{first_row + row}] is {str(batch[row])[:60]!r}, a {type(batch[row]).__name__}: each must be a "
             "string, or the tokenizer reads it as something else (a tuple as a pair). Of pairs give both columns, one "
             "after the other, and leave missing texts out."
+        )
+
+
+def check_vocabulary_can_be_pruned(model):
+    """Refuse a model of which it is not known where its vocabulary is used.
+
+    Raises:
+        ValueError: naming the families of which it is.
+    """
+    model_type = getattr(getattr(model, "config", None), "model_type", "")
+    if model_type.removeprefix(PRUNED_PREFIX) not in _MODEL_TYPES:
+        raise ValueError(
+            f"model has model_type={model_type!r}. Where a vocabulary is used is known for {', '.join(_MODEL_TYPES)}: "
+            "elsewhere it may be tied to an output layer or to other numbers, which would then mean other words."
         )
 
 
