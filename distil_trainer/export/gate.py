@@ -108,11 +108,10 @@ def ship(
         kept), `size_bytes`, `accuracy` and `accuracy_change` (the worse of the two ways of batching),
         `agreement_with_pytorch` (share of rows with the same label, in batches), `agreement_batch_1` (text by text;
         `None` for float, which does not depend on the batch), `p50_ms`, `p95_ms`, `p50_difference_ms` (of rungs that
-        pass: the 95 % interval of the difference from the fastest),
-        `passed` and
-        `reason`. With another metric its name stands for `accuracy`: `pytorch_macro_f1`, `pearson_change`. Of scores,
-        `difference_from_pytorch` and `difference_batch_1`, the largest difference of a score, take the place of the
-        agreements: a correlation does not see scores that are shifted or stretched.
+        pass: the 95 % interval of the difference from the fastest), `passed` and `reason`. With another metric its
+        name stands for `accuracy`: `pytorch_macro_f1`, `pearson_change`. Of scores, `difference_from_pytorch` and
+        `difference_batch_1`, the largest difference of a score, take the place of the agreements: a correlation does
+        not see scores that are shifted or stretched.
 
     Raises:
         TypeError: if a text is not a string.
