@@ -6,10 +6,10 @@ from pathlib import Path
 from export_models import MAX_LENGTH
 
 from distil_trainer import optimize_onnx, quantize_dynamic, quantize_static
-from distil_trainer.export.ladder import MIXED_RUNGS
+from distil_trainer.export.ladder import MIXED_RUNGS, MIXED_STATIC_RUNGS
 from distil_trainer.export.sensitivity import most_harmful, node_harms
 
-FORMS = ("fp32", "fp32 optimized", "int8 static", "int8 dynamic", *MIXED_RUNGS)
+FORMS = ("fp32", "fp32 optimized", "int8 static", *MIXED_STATIC_RUNGS, "int8 dynamic", *MIXED_RUNGS)
 TEXTS_OF_HARMS = 64  # as many as `ship` reads
 
 
@@ -40,13 +40,12 @@ def make_again(form, folder, tokenizer, calibration, files):
     """Make the file of one form, as `ship` makes it, and return what is known of it."""
     if form == "fp32 optimized":
         return optimize_onnx(folder)
-    if form == "int8 static":
-        return quantize_static(folder, tokenizer, calibration, max_length=MAX_LENGTH)
-    nodes = ()
-    if form in MIXED_RUNGS:
-        texts = calibration[:TEXTS_OF_HARMS]
-        harms = node_harms(files["fp32"], files["int8 dynamic"], tokenizer, texts, max_length=MAX_LENGTH)
-        nodes = most_harmful(harms, MIXED_RUNGS[form])
+    kind, nodes = ("int8 static" if form.startswith("int8 static") else "int8 dynamic"), ()
+    if form != kind:
+        texts, share = calibration[:TEXTS_OF_HARMS], (MIXED_RUNGS | MIXED_STATIC_RUNGS)[form]
+        nodes = most_harmful(node_harms(files["fp32"], files[kind], tokenizer, texts, max_length=MAX_LENGTH), share)
+    if kind == "int8 static":
+        return quantize_static(folder, tokenizer, calibration, max_length=MAX_LENGTH, float_nodes=nodes)
     return quantize_dynamic(folder, float_nodes=nodes)
 
 
@@ -54,7 +53,9 @@ def why_there_is_none(form, tried):
     """Say why `ship` has no file of a form."""
     if form in tried:
         return tried[form]["reason"]
-    if form == "int8 static":
+    if form in MIXED_STATIC_RUNGS and "int8 static" in tried:
+        return "not tried: a form of int8 holds the accuracy, or there are no convolutions"
+    if form.startswith("int8 static"):
         return "not tried: static int8 leaves recurrences in float"
     if tried["int8 dynamic"]["size_bytes"] is None:
         return "not tried: there is no dynamic int8 to start from"
