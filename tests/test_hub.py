@@ -177,7 +177,11 @@ def test_the_server_knows_every_address_the_clients_ask_for(used_hub):
 @pytest.mark.parametrize(
     ("environment", "message"),
     [  # a process each: some are left to the slow suite
-        ({"HF_TOKEN": ""}, r"PermissionError No token for http://127.*'me/x'.*`hf auth login`, set HF_TOKEN"),
+        pytest.param(
+            {"HF_TOKEN": ""},
+            r"PermissionError No token for http://127.*'me/x'.*`hf auth login`, set HF_TOKEN",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             {"HF_TOKEN": "wrong"},
             r"PermissionError http://127.* refused the token \(status 401\)",

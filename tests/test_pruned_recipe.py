@@ -71,6 +71,7 @@ def test_a_second_start_prunes_nothing_again(sst2_arguments, monkeypatch):
     assert load_recipe(RECIPE).main(arguments) == report
 
 
+@pytest.mark.slow
 def test_pairs_lose_tokens_that_neither_text_has(sst2_arguments, tmp_path):
     from datasets import Dataset
 

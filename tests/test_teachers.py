@@ -159,7 +159,7 @@ def test_a_model_reads_token_types_where_it_has_some_of_its_own(teacher_zoo, arc
     assert not names & {"labels", "kwargs", "self"}
 
 
-@pytest.mark.parametrize("average", ["logits", "probabilities"])
+@pytest.mark.parametrize("average", ["logits", pytest.param("probabilities", marks=pytest.mark.slow)])
 def test_teachers_with_labels_in_other_orders_train_as_if_all_had_the_students(train, average):
     common = {"teacher_average": average, "teacher_weights": [1.0, 2.0, 3.0], **PLAIN_DESCENT}
     straight = train(make_model(), [make_model(seed=seed) for seed in (3, 4, 5)], **common).model.state_dict()

@@ -145,8 +145,15 @@ class _Kill(TrainerCallback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("grouped", [False, True], ids=["random_order", "length_grouped"])
-@pytest.mark.parametrize("save_steps", [4, 6], ids=["mid_epoch", "end_of_epoch"])
+@pytest.mark.parametrize(
+    ("grouped", "save_steps"),
+    [
+        pytest.param(False, 4, id="random_order-mid_epoch"),
+        pytest.param(True, 6, id="length_grouped-end_of_epoch"),
+        pytest.param(False, 6, id="random_order-end_of_epoch", marks=pytest.mark.slow),
+        pytest.param(True, 4, id="length_grouped-mid_epoch", marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_and_resumed_run_equals_one_without_interruption(train, make_student, tmp_path, grouped, save_steps):
     common = {
         "num_train_epochs": 3,
