@@ -146,7 +146,9 @@ def _hub_ids(parts):
 
 
 def _model_in_words(model, name):
-    """Say which model this is: a link where it is on the Hub, else the name of a folder that is not."""
+    """Say which model this is: a link where it is on the Hub, the name of a folder that is not, or what a run made."""
+    if model.get("made_here"):
+        return f"{name} (trained in this run)"
     words = (
         f"[{model['hub_id']}](https://huggingface.co/{model['hub_id']})"
         if model.get("hub_id")
@@ -251,21 +253,30 @@ def _confidence(confidence):
     if not confidence:
         return []
     before, after = confidence["before"], confidence["after"]
+    if confidence["temperature"] == 1:
+        lines = [
+            f"Its scores are not calibrated: it is right on all {confidence['rows']:,} rows set aside, which tell no "
+            "temperature."
+        ]
+        return lines + _cascade(confidence)
     lines = [
         f"Scores of the ONNX files are of logits divided by a temperature of {confidence['temperature']:.2f}, fitted "
         f"on {confidence['rows']:,} rows set aside. On validation probability and share of right answers differ by "
         f"{100 * after['calibration_error']:.1f} points on average (15 bins), without it by "
         f"{100 * before['calibration_error']:.1f}. The PyTorch weights are as they were."
     ]
-    for row in confidence.get("cascade") or []:
-        if row["threshold"] is not None:
-            lines.append(
-                f"Left to answer where its score is {row['threshold']:.3f} or more, the chosen file answers "
-                f"{100 * row['answered_alone']:.0f} % of the texts ({100 * row['answered_alone_low']:.0f} to "
-                f"{100 * row['answered_alone_high']:.0f} %), and {100 * row['agreement_reached']:.1f} % of these as "
-                f"its teacher does ({row['n']:,} rows set aside)."
-            )
-    return lines
+    return lines + _cascade(confidence)
+
+
+def _cascade(confidence):
+    return [
+        f"Left to answer where its score is {row['threshold']:.3f} or more, the chosen file answers "
+        f"{100 * row['answered_alone']:.0f} % of the texts ({100 * row['answered_alone_low']:.0f} to "
+        f"{100 * row['answered_alone_high']:.0f} %), and {100 * row['agreement_reached']:.1f} % of these as "
+        f"its teacher does ({row['n']:,} rows set aside)."
+        for row in confidence.get("cascade") or []
+        if row["threshold"] is not None
+    ]
 
 
 def _rung_columns(headline):

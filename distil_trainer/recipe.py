@@ -245,6 +245,7 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
             "revision": teacher.config._commit_hash if hub_id(teacher_path) else None,
             "fingerprint": labeler.fingerprint,
             "trained_here": models.train_teacher or teacher_path is None,
+            "made_here": teacher_name is not None,
         },
         "student": student_facts,
         "data": {

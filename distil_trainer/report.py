@@ -33,6 +33,7 @@ teacher*
   revision    str   commit hash on the Hub
   fingerprint str   hash of the weights
   trained_here bool whether this run fine-tuned it
+  made_here   bool  whether this run made it too, from random weights: then `name` describes it
 student*
   base*       str   what it started from: "layers 2, 4, 6 of the teacher", "distilbert-base-uncased"
   hub_id      str   only where it started from a checkpoint on the Hub

@@ -139,6 +139,22 @@ def test_a_teacher_on_the_hub_is_linked_with_its_revision():
     assert "| train | [stanfordnlp/sst2](https://huggingface.co/datasets/stanfordnlp/sst2) |" in card
 
 
+def test_a_teacher_that_the_run_made_is_no_folder():
+    parts = example_parts()
+    parts["teacher"] |= {"name": "a BERT of 2 layers", "trained_here": True, "made_here": True}
+    assert "a larger teacher, a BERT of 2 layers (trained in this run)." in str(
+        render_model_card(make_report(**parts))
+    )
+
+
+def test_a_model_that_is_right_on_all_rows_set_aside_is_not_called_calibrated():
+    parts = example_parts()
+    ece = {"n": 872, "cross_entropy": 0.3, "calibration_error": 0.05}
+    parts["export"]["confidence"] = {"temperature": 1.0, "rows": 30, "before": ece, "after": ece, "cascade": None}
+    card = str(render_model_card(make_report(**parts)))
+    assert "- Its scores are not calibrated: it is right on all 30 rows set aside" in card
+
+
 def test_a_teacher_trained_in_the_run_is_said_to_be():
     parts = example_parts()
     parts["teacher"]["trained_here"] = True
