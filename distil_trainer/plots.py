@@ -7,13 +7,15 @@ from distil_trainer.report import write_atomically
 
 # The Okabe-Ito colours, which people with colour-vision deficiency tell apart.
 _COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+_MARKERS = ["o", "s", "^", "D", "v"]  # of more models than colours each has a colour and a shape of its own
 
 
 def plot_accuracy_against_latency(report, path):
     """Draw the models of a report with the 95 % intervals of their accuracy, over the median latency on a log scale.
 
     Where a report is headed by another metric, that takes the place of accuracy. Figures are those on the test split
-    where there is one, else on validation. Models without figures or latency are left out.
+    where there is one, else on validation. Models without figures or latency are left out. Up to seven names stand
+    beside their points; more stand below the axes, with a colour and a shape for each.
 
     Args:
         report (`dict`): result of `make_report`.
@@ -33,24 +35,28 @@ def plot_accuracy_against_latency(report, path):
         raise ImportError('Plots need matplotlib: pip install "distil_trainer[recipes]"') from error
     headline = headline_of(report)
     split, points = _points(report, headline)
-    figure = Figure(figsize=(7.6, 4.8), dpi=160, layout="constrained")
+    crowded = len(points) > len(_COLORS)
+    figure = Figure(figsize=(7.6, 4.8 + 0.12 * crowded * len(points)), dpi=160, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for (label, latency_ms, value, low, high), color in zip(points, _COLORS * len(points), strict=False):
+    for index, (label, latency_ms, value, low, high) in enumerate(points):
         axes.errorbar(
             latency_ms,
             value,
             yerr=[[value - low], [high - value]],
-            fmt="o",
-            color=color,
+            fmt=_MARKERS[index % len(_MARKERS)] if crowded else "o",
+            color=_COLORS[index % len(_COLORS)],
             markersize=7,
             elinewidth=1.4,
             capsize=4,
-            label=label,
+            label=f"{label}: {_figures(headline, value, latency_ms)}",
         )
     _set_axes(axes, split, points, report, headline)
-    canvas.draw()  # places the axes: labels are laid out in pixels
-    _place_labels(axes, canvas, points, headline)
+    if crowded:
+        figure.legend(loc="outside lower center", ncols=2, fontsize=8.5, frameon=False)
+    else:
+        canvas.draw()  # places the axes: labels are laid out in pixels
+        _place_labels(axes, canvas, points, headline)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return write_atomically(path, buffer.getvalue())
@@ -72,6 +78,10 @@ def _points(report, headline):
             "Measure them first, or leave out the plot."
         )
     return split, points
+
+
+def _figures(headline, value, latency_ms):
+    return f"{headline.format(value / headline.scale)}{headline.unit}, {latency_ms:.3g} ms"
 
 
 def _set_axes(axes, split, points, report, headline):
@@ -100,7 +110,10 @@ def _set_axes(axes, split, points, report, headline):
 
 
 def _place_labels(axes, canvas, points, headline):
-    """Write each model's name near its point and in its colour, where it hides no point, error bar or other name."""
+    """Write each model's name near its point and in its colour, where it hides no point, error bar or other name.
+
+    A thin line leads from a name to its point where they stand apart.
+    """
     renderer, frame, pixel = canvas.get_renderer(), axes.get_window_extent(), axes.figure.dpi / 72
     centers = [axes.transData.transform((latency_ms, value)) for _, latency_ms, value, _, _ in points]
     taken = []
@@ -110,9 +123,9 @@ def _place_labels(axes, canvas, points, headline):
             _box(x, y, 14 * pixel, 14 * pixel),
             _box(x, (bottom + top) / 2, 11 * pixel, top - bottom + 4 * pixel),
         ]
-    for (x, y), (label, latency_ms, value, _, _), color in zip(centers, points, _COLORS * len(points), strict=False):
+    for (x, y), (label, latency_ms, value, _, _), color in zip(centers, points, _COLORS, strict=False):
         text = axes.annotate(
-            f"{label}\n{headline.format(value / headline.scale)}{headline.unit}, {latency_ms:.3g} ms",
+            f"{label}\n{_figures(headline, value, latency_ms)}",
             (latency_ms, value),
             xytext=(0, 0),
             textcoords="offset points",
@@ -120,6 +133,7 @@ def _place_labels(axes, canvas, points, headline):
             color=color,
             ha="center",
             va="center",
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 5},
         )
         extent = text.get_window_extent(renderer)
         candidates = [

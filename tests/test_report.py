@@ -255,6 +255,27 @@ def test_labels_of_the_plot_cover_neither_points_nor_each_other(latencies, tmp_p
     assert len(overlaps) == 5 and max(overlaps) == 0
 
 
+def test_more_models_than_colours_stand_in_a_legend_each_with_a_style_of_its_own(tmp_path, monkeypatch):
+    parts = example_parts(comparisons=[])
+    row = parts["models"][0]
+    parts["models"] = [
+        {
+            **row,
+            "role": f"rung {index}",
+            "evaluation": {"validation": scores(0.88)},
+            "latency": timing(6.0 + index / 100),
+        }
+        for index in range(10)
+    ]
+    figures = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: figures.append(figure))
+    plot_accuracy_against_latency(make_report(**parts), tmp_path / "plot.png")
+    [legend] = figures[0].legends
+    lines = [container.lines[0] for container in figures[0].axes[0].containers]
+    assert [text.get_text().split(":")[0] for text in legend.get_texts()] == [f"rung {index}" for index in range(10)]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 10 and not figures[0].axes[0].texts
+
+
 def _recording_overlap(overlaps):
     """Wrap `_overlap` so that the smallest overlap of each label, the one chosen, is remembered."""
     from distil_trainer.plots import _overlap
