@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from datasets import Dataset
@@ -300,6 +301,7 @@ def test_long_texts_are_tokenized_a_few_at_a_time(shipped, monkeypatch, rows, ch
         ((["good", None],), TypeError, "Text 1 is None, a NoneType: a text must be a string"),
         ((3,), TypeError, "'3' is of type int, where a list of texts is needed"),
         (({"text": "good"},), TypeError, "is of type dict, where a list of texts is needed"),
+        ((pandas.DataFrame({"text": ["good"]}),), TypeError, "is of type DataFrame, .* of a table, give one column"),
         ((["good"], "bad"), TypeError, "'bad' is of type str, where a list of texts is needed"),
         (([b"good"],), TypeError, "Text 0 is b'good', a bytes"),
         ((["good", ("good", "bad")],), TypeError, r"Text 1 is \('good', 'bad'\), a tuple"),
