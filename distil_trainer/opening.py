@@ -7,6 +7,7 @@ from accelerate import PartialState
 from transformers import AutoConfig
 
 from distil_trainer.augmentation.analyzers import check_analyzer
+from distil_trainer.control import check_has_control
 from distil_trainer.hub import check_can_push
 from distil_trainer.recipe_arguments import run_settings
 from distil_trainer.run_folder import RunFolder
@@ -16,8 +17,8 @@ from distil_trainer.transfer_arguments import FROM_SCRATCH
 def open_run(arguments):
     """Claim the output folder for a run with these arguments, or take up the run that lies there.
 
-    What would only fail hours later is found out first: packages that a late stage needs, the spaCy pipeline, and,
-    where the result is to be pushed, the right to push.
+    What would only fail hours later is found out first: packages that a late stage needs, the spaCy pipeline, another
+    run's control, and, where the result is to be pushed, the right to push.
 
     Args:
         arguments (`tuple`): instances of `RECIPE_ARGUMENTS`, in that order.
@@ -27,9 +28,10 @@ def open_run(arguments):
 
     Raises:
         ImportError: if a package that a stage needs is missing.
-        ValueError: if the folder holds another run; and what `check_can_push` and `check_analyzer` raise.
+        ValueError: if the folder holds another run, or `control_of` none; and what `check_can_push` and
+            `check_analyzer` raise.
     """
-    training, _, _, augmentation, _, shipping = arguments
+    training, _, models, augmentation, _, shipping = arguments
     for package, extra in (("onnxruntime", "onnx"), ("matplotlib", "recipes")):
         if find_spec(package) is None:
             raise ImportError(
@@ -55,6 +57,8 @@ def open_run(arguments):
     ):
         if wanted:
             AutoConfig.from_pretrained(name)  # a name that nothing can be loaded from is found out now
+    if models.control_of is not None:
+        check_has_control(models.control_of)
     state = PartialState()
     for repo_id, repo_type in _repositories(training, shipping):
         if state.is_main_process:

@@ -10,7 +10,8 @@ from distil_trainer.audit_tables import audit_table
 from distil_trainer.augmentation import texts_of
 from distil_trainer.closing import close_run, measure, pytorch_contender, ship_once
 from distil_trainer.command_line import parse_arguments
-from distil_trainer.fine_tuning import check_selection, fine_tuning_arguments, gold_label_arguments
+from distil_trainer.control import check_control_of, control_facts, train_control
+from distil_trainer.fine_tuning import check_selection, fine_tuning_arguments
 from distil_trainer.fresh_student import check_fresh_student, make_fresh_student
 from distil_trainer.fresh_teacher import make_fresh_teacher
 from distil_trainer.headline import choose_headline
@@ -109,7 +110,8 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
     """Go the whole road from a teacher and an untrained student to a published folder, each stage once per run.
 
     The control is the student's copy: the same initial weights, number of steps, batch size and schedule, on the
-    gold labels of the original sentences. It lacks the teacher and the augmentation.
+    gold labels of the original sentences. It lacks the teacher and the augmentation. Runs that differ in nothing else
+    can share it, see `train_control`.
 
     Args:
         run (`RunFolder`): see `open_run`.
@@ -139,6 +141,11 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
     near_threshold, columns = transfer.near_duplicate_threshold, (training.text_column, training.text_pair_column)
     train, dropped = without_leaks(splits["train"], held_out.values(), training, near_threshold)
     control = copy.deepcopy(student)
+    control_decided_by = control_facts(control, tokenizer, train, splits["validation"], training)
+    if models.control_of is not None:  # now, and not only when the student is trained
+        is_given = training.max_steps > 0 and transfer.meta_pseudo_labels is None  # they add steps of their own
+        steps_given = {"max_steps": training.max_steps} if is_given else {}
+        check_control_of(models.control_of, control_decided_by | steps_given)
 
     transfer_set, transfer_facts = make_transfer_set(
         run, train, held_out.values(), transfer, training, analyzer=analyzer
@@ -188,15 +195,17 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
     )
     # As many steps a cycle as the student, though the control's epochs are shorter.
     cycle = training.epochs_per_cycle and training.epochs_per_cycle * len(rows) / len(train)
-    control, _ = train_once(
+    control = train_control(
         run,
-        "control",
+        models,
         control,
         tokenizer,
         train,
         splits["validation"],
-        gold_label_arguments(training, max_steps=steps, epochs_per_cycle=cycle),
-        trust_remote_code=models.trust_remote_code,
+        training,
+        control_decided_by,
+        steps,
+        cycle,
     )
     # Before the teacher is described: labelling moves it to a GPU, and it is timed where the others are.
     calibration = labeler.map(held_out["calibration"]) if "calibration" in held_out else None

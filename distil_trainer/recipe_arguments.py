@@ -106,6 +106,13 @@ class ModelArguments:
             "the training texts'."
         },
     )
+    control_of: str | None = field(
+        default=None,
+        metadata={
+            "help": "Output folder of another run whose control (gold labels alone) would be the same as this run's: "
+            "it is taken from there, and not trained again. Anything that would make it another one is an error."
+        },
+    )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run Python files that come with a model."})
 
     def __post_init__(self):
@@ -208,7 +215,7 @@ _NOT_SETTINGS = {
     "hub_token", "hub_private_repo", "hub_strategy", "hub_always_push", "hub_revision", "hub_dataset_id", "hub_card",
     "license", "language", "augmentation_num_proc", "report_to", "disable_tqdm", "log_level", "log_level_replica",
     "logging_first_step", "dataloader_num_workers", "dataloader_pin_memory", "ddp_timeout", "ddp_backend",
-    "local_rank", "per_device_eval_batch_size", "price_per_core_hour",
+    "local_rank", "per_device_eval_batch_size", "price_per_core_hour", "control_of",
 }  # fmt: skip
 # A name, or the path of a file.
 _MAY_BE_FILES = {"word_vectors", "student_tokenizer"}

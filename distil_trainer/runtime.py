@@ -327,8 +327,8 @@ def _as_list(texts):
     # A mapping or a data frame is iterated by its keys: the answers would be to the names of its columns.
     if isinstance(texts, (str, Mapping)) or hasattr(texts, "columns") or not hasattr(texts, "__iter__"):
         raise TypeError(
-            f"{str(texts)[:60]!r} is of type {type(texts).__name__}, where a list of texts is needed: of a table, give "
-            "one column. Second texts are an argument of their own: classifier(first_texts, second_texts)."
+            f"{str(texts)[:60]!r} is of type {type(texts).__name__}, where a list of texts is needed: of a table, "
+            "give one column. Second texts are an argument of their own: classifier(first_texts, second_texts)."
         )
     return list(texts)
 

@@ -239,7 +239,7 @@ def train_once(
 def split_facts(dataset, source, used_for=None):
     """Return the report's part on one split: source, rows, fingerprint, and what it was used to choose."""
     facts = {"source": short_name(source), "rows": len(dataset)}
-    facts |= {"hub_id": hub_id(source), "fingerprint": _content_hash(dataset)}
+    facts |= {"hub_id": hub_id(source), "fingerprint": content_hash(dataset)}
     return facts if used_for is None else {**facts, "used_for": used_for}
 
 
@@ -305,7 +305,8 @@ def _finished_training(checkpoints, load_best):
     return state, state.best_model_checkpoint if load_best else checkpoint
 
 
-def _content_hash(dataset):
+def content_hash(dataset):
+    """Return a hash of the rows of a data set, in order, with their columns (`str`)."""
     digest = xxhash.xxh64()
     for batch in dataset.with_format("arrow").iter(batch_size=10_000):
         for piece in batch.combine_chunks().to_batches():

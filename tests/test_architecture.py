@@ -63,6 +63,7 @@ PIPELINE = [
         "closing",
         "fresh_student",
         "pruned_student",
+        "control",
     ],
     ["recipe"],
 ]
