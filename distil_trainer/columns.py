@@ -20,6 +20,25 @@ def check_column(dataset, column, what, argument):
         )
 
 
+def check_columns_differ(**columns):
+    """Refuse arguments that name one column for two things.
+
+    Args:
+        **columns (`str`): the column that each argument names; `None` for none.
+
+    Raises:
+        ValueError: naming both arguments.
+    """
+    arguments = {}
+    for argument, column in columns.items():
+        if column is not None and column in arguments:
+            raise ValueError(
+                f"{arguments[column]}={column!r} and {argument}={column!r} name the same column, which would be read "
+                "twice, or written over, in silence: name two columns."
+            )
+        arguments[column] = argument
+
+
 def column_batches(dataset, column, batch_size=10_000):
     """Read a column from Arrow, in the order in which the user sees the rows.
 

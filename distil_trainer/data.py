@@ -13,11 +13,11 @@ from datasets.exceptions import DatasetGenerationError
 from distil_trainer.columns import column_batches
 from distil_trainer.labels import UNLABELLED, label_permutation, renumber
 from distil_trainer.recipe_task import is_score, recipe_task
-from distil_trainer.text import check_texts
+from distil_trainer.text import check_texts, is_blank
 
 logger = logging.getLogger(__name__)
 
-_FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
 
 @dataclass
@@ -143,6 +143,25 @@ def _check_can_be_calibrated(arguments, train, feature, label_column):
         )
 
 
+def check_is_file(path, formats):
+    """Refuse a path that is no file, or whose ending is none of the formats.
+
+    Args:
+        path (`Path`): what was given.
+        formats (`Iterable[str]`): endings, such as ".csv".
+
+    Raises:
+        ValueError: naming the formats.
+    """
+    if not path.is_file():
+        raise ValueError(f"{str(path)!r} is not a file: give the path of a {', '.join(formats)} file.")
+    if path.suffix not in formats:
+        raise ValueError(
+            f"{str(path)!r} ends in {path.suffix!r}: the formats that can be read are {', '.join(formats)}. Unpack or "
+            "convert it."
+        )
+
+
 def load_file(path, *, text_columns=("sentence",)):
     """Load one file of rows by its ending. TSV is read with quoting off; "NA" and the like stay text.
 
@@ -150,19 +169,14 @@ def load_file(path, *, text_columns=("sentence",)):
         ValueError: if the file is missing, of an unknown kind, or cannot be parsed.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{str(path)!r} is not a file: give the path of a {', '.join(_FORMATS)} file.")
-    if path.suffix not in _FORMATS:
-        raise ValueError(
-            f"{str(path)!r} ends in {path.suffix!r}: the formats that can be read are {', '.join(_FORMATS)}."
-        )
+    check_is_file(path, FORMATS)
     options = {}
-    if _FORMATS[path.suffix] == "csv":
+    if FORMATS[path.suffix] == "csv":
         options = {"keep_default_na": False, "na_filter": False, "converters": dict.fromkeys(text_columns, str)}
         if path.suffix == ".tsv":
             options |= {"sep": "\t", "quoting": csv.QUOTE_NONE}
     try:
-        return load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train", **options)
+        return load_dataset(FORMATS[path.suffix], data_files=str(path), split="train", **options)
     except (DatasetGenerationError, OSError, ValueError) as error:
         raise ValueError(
             f"{str(path)!r} could not be read as {path.suffix[1:]}: {error.__cause__ or error}. Nothing was kept of "
@@ -192,8 +206,7 @@ def _without_empty_texts(dataset, source, text_columns):
         return dataset
     kept = []
     for batch in dataset.select_columns(columns).with_format("arrow").iter(batch_size=10_000):
-        lengths = (pc.utf8_length(pc.utf8_trim_whitespace(batch[column])) for column in columns)
-        kept.append(np.min([length.fill_null(0).to_numpy() for length in lengths], axis=0) > 0)
+        kept.append(~np.any([is_blank(batch[column]).to_numpy() for column in columns], axis=0))
     kept = np.flatnonzero(np.concatenate(kept)) if kept else np.zeros(0, np.int64)
     if len(kept) < len(dataset):
         logger.warning(f"{source}: {len(dataset) - len(kept)} of {len(dataset)} rows with an empty text were dropped.")
@@ -305,8 +318,9 @@ def _with_label_names(dataset, source, label_column, wanted_names, default_names
         unknown = [value for value in values if value not in number_of]
         if unknown:
             raise ValueError(
-                f"{source}: label_column={label_column!r} holds {unknown[:5]}, which are none of the labels {names}. "
-                "A model would be trained or scored on labels it does not have: correct the file, or drop those rows."
+                f"{source}: label_column={label_column!r} holds {_some(unknown)}, which are none of the labels "
+                f"{_some(names)}. A model would be trained or scored on labels it does not have: correct the file, or "
+                "drop those rows."
             )
         if len(names) < 2:
             raise ValueError(f"{source}: every row has the label {names}. A classifier needs at least two.")
@@ -317,6 +331,12 @@ def _with_label_names(dataset, source, label_column, wanted_names, default_names
         features=Features({**dataset.features, label_column: ClassLabel(names=names)}),
         desc="Numbering labels",
     )
+
+
+def _some(values):
+    """Write some values for an error: a column of texts, named as that of labels, has thousands."""
+    shown = ", ".join(repr(value)[:60] for value in values[:5])
+    return f"[{shown}]" if len(values) <= 5 else f"[{shown}] and {len(values) - 5:,} more"
 
 
 def _renumber(batch, label_column, number_of):

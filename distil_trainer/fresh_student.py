@@ -189,8 +189,8 @@ def _config(models, label_names, *, vocab_size=8, pad_token_id=0, pairs=False):
 
 def _texts(train, text_column, text_pair_column):
     columns = [column for column in (text_column, text_pair_column) if column is not None]
-    parts = [train.select_columns(column).rename_column(column, "text_") for column in columns]
-    return concatenate_datasets(parts)["text_"]
+    parts = [train.select_columns(column).rename_columns({column: "text"}) for column in columns]
+    return concatenate_datasets(parts)["text"]
 
 
 def _short(name):

@@ -69,7 +69,8 @@ def make_fresh_teacher(run, models, transfer, training, train, evaluation_splits
 def _all_texts(parts, training):
     """Return every text of the data sets as one column, which can be read more than once."""
     columns = [column for column in (training.text_column, training.text_pair_column) if column is not None]
-    texts = [part.select_columns([column]).rename_column(column, "text") for part in parts for column in columns]
+    # `rename_column` refuses the name that a column has already.
+    texts = [part.select_columns([column]).rename_columns({column: "text"}) for part in parts for column in columns]
     return concatenate_datasets([each.cast_column("text", Value("string")) for each in texts])["text"]
 
 

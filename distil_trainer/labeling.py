@@ -16,6 +16,7 @@ from datasets import ClassLabel, Dataset, Features, Sequence, Value
 from datasets.utils._dill import pklregister
 from tqdm.auto import tqdm
 
+from distil_trainer.columns import check_columns_differ
 from distil_trainer.inference import predict_logits, torch_runner
 from distil_trainer.input_checks import check_padding, check_pairs, padding_side
 from distil_trainer.label_store import KEY_DTYPE, LogitStore, text_keys
@@ -101,6 +102,7 @@ class TeacherLabeler:
             )
         check_padding(teacher.config, tokenizer)
         check_pairs(teacher.config, tokenizer, text_pair_column)
+        check_columns_differ(text_column=text_column, text_pair_column=text_pair_column)
         for name, value in (
             ("max_length", max_length),
             ("tokens_per_batch", 1 if tokens_per_batch is None else tokens_per_batch),

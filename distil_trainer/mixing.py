@@ -1,6 +1,7 @@
 """One transfer set out of several: labelled and unlabelled rows by given shares, no row twice, with one schema."""
 
 import logging
+from collections.abc import Mapping
 from fractions import Fraction
 
 import numpy as np
@@ -42,7 +43,7 @@ def mix(sources, shares=None, num_rows=None, seed=0, *, text_column="sentence", 
         `Dataset` with the column `source`: the name of each row's source, or what an earlier mix wrote there.
 
     Raises:
-        TypeError: if a source is no `Dataset`.
+        TypeError: if `sources` is no dictionary, or a source no `Dataset`.
         ValueError: if a source is empty, lacks a text column or has a column `source` of no strings; if columns of one
             name are of different types or have different label names; if the shares are not legal, or ask for more
             rows than there are.
@@ -111,6 +112,11 @@ def inherit_column(dataset, parents, column="source"):
 
 
 def _check_sources(sources, text_columns):
+    if not isinstance(sources, Mapping):
+        raise TypeError(
+            f"sources is a {type(sources).__name__}, but must be a dictionary of data sets by name, such as "
+            "{'labelled': train, 'unlabelled': comments}: each row tells where it is from."
+        )
     if not sources:
         raise ValueError("sources is empty: give at least one data set, such as {'labelled': train}.")
     for name, dataset in sources.items():

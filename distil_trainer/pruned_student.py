@@ -131,7 +131,7 @@ def _cut(student, tokenizer, train, rows, training, pruning):
         )
     if pruning.prune_vocabulary:
         texts = [
-            rows.select_columns(name).rename_column(name, "text") for name in columns.values() if name is not None
+            rows.select_columns(name).rename_columns({name: "text"}) for name in columns.values() if name is not None
         ]
         student, tokenizer = prune_vocabulary(student, tokenizer, concatenate_datasets(texts)["text"])
     return student, tokenizer

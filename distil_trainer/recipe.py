@@ -153,14 +153,13 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
     for name, count in dropped.items():
         transfer_facts[name] += count
     facts = run_facts(run, recipe, argv, training)  # after the first stage: until then corrected arguments are welcome
-    labeler = TeacherLabeler(
-        teacher,
-        teacher_tokenizer,
-        text_column=training.text_column,
-        text_pair_column=training.text_pair_column,
-        max_length=training.max_length,
-        teacher_name=teacher_name,
-    )
+    reading = {
+        "text_column": training.text_column,
+        "text_pair_column": training.text_pair_column,
+        "max_length": training.max_length,
+        "teacher_name": teacher_name,
+    }
+    labeler = TeacherLabeler(teacher, teacher_tokenizer, **reading)
     check_same_models(run, labeler.fingerprint, weights_hash(student))
     # A teacher whose inner states are compared, or that learns, is there in every step: its logits come on the way.
     is_online = training.distils_states or transfer.meta_pseudo_labels is not None
@@ -172,8 +171,10 @@ def distil(run, arguments, *, recipe, argv, splits, teacher, student, student_fa
             labelled_set, texts_of(held_out.values(), *columns), *columns, near_threshold=near_threshold
         ),
     )
+    # In full precision, in which it is timed too: the labels may be those of bfloat16.
+    scorer = TeacherLabeler(teacher, teacher_tokenizer, dtype=teacher.dtype, **reading)
     teacher_logits = {
-        ("teacher", name): np.asarray(labeler.map(split)["teacher_logits"], dtype=np.float32)
+        ("teacher", name): np.asarray(scorer.map(split)["teacher_logits"], dtype=np.float32)
         for name, split in evaluation_splits.items()
     }
 

@@ -80,6 +80,8 @@ class RunFolder:
         return json.loads(self.once(f"{name}.json", lambda path: path.write_text(json.dumps(build()))).read_text())
 
     def _refuse_foreign_files(self):
+        if self.folder.is_file():
+            raise ValueError(f"output_dir={str(self.folder)!r} is a file: give the path of a new or empty folder.")
         if self.folder.is_dir() and any(self.folder.iterdir()) and not self._work.is_dir():
             raise ValueError(
                 f"output_dir={str(self.folder)!r} is not empty and holds no run of ours; its files could be "

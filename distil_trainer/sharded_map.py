@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 from datasets import Dataset, Features
@@ -204,7 +205,13 @@ def _found(pattern):
 def _facts_of_file(file_system, path):
     """Return the number of rows, the features, and a hash of what is known of the content."""
     with file_system.open(path, "rb") as file:
-        footer = pq.read_metadata(file)
+        try:
+            footer = pq.read_metadata(file)
+        except pa.ArrowInvalid as error:
+            raise ValueError(
+                f"source: {path} is no parquet file, or was cut off ({error}). Give parquet files; "
+                "`load_dataset(...).to_parquet(...)` makes them of other formats."
+            ) from error
     known = file_system.info(path)
     tag = next((str(known[name]) for name in _CONTENT_TAGS if known.get(name)), None)
     if tag is None:

@@ -4,6 +4,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 MASK_WORD = "[MASK]"
+# White space, control and formatting characters: tokenizers make nothing of them.
+_VISIBLE = r"[^\s\pZ\p{Cc}\p{Cf}]"
 
 
 def write_mask_token(texts, tokenizer):
@@ -25,6 +27,18 @@ def write_mask_token(texts, tokenizer):
     return replaced.to_pylist()
 
 
+def is_blank(texts):
+    """Tell which texts are missing, empty, or hold white space and invisible characters (U+200B, U+FEFF) alone.
+
+    Args:
+        texts (`pyarrow.Array` or `pyarrow.ChunkedArray`): strings, of length `n`.
+
+    Returns:
+        `pyarrow.Array` or `pyarrow.ChunkedArray` of `n` booleans.
+    """
+    return pc.invert(pc.fill_null(pc.match_substring_regex(texts, _VISIBLE), False))
+
+
 def check_texts(texts, *, source, column, first_row=0):
     """Refuse a column that holds anything but strings, and a row whose text is missing or blank.
 
@@ -43,11 +57,11 @@ def check_texts(texts, *, source, column, first_row=0):
             f"{source}: column {column!r} holds {texts.type}, but texts must be strings: name another column, or "
             "turn its values into texts."
         )
-    blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0)
-    row = pc.index(pc.fill_null(blank, True), True).as_py()
+    row = pc.index(is_blank(texts), True).as_py()
     if row >= 0:
         raise ValueError(
-            f"{source}: row {first_row + row} has {column}={texts[row].as_py()!r}, a missing or empty text. A "
-            "teacher would answer with whatever it thinks of nothing, and a student would learn that. Remove such "
-            f"rows: `dataset.filter(lambda row: row[{column!r}] and row[{column!r}].strip())`."
+            f"{source}: row {first_row + row} has {column}={texts[row].as_py()!r}, a missing or empty text, "
+            "or one of invisible characters alone. A teacher would answer with whatever it thinks of nothing, and a "
+            "student would learn that. Remove such rows (in recipes: --drop_empty_texts): `dataset.filter(lambda row: "
+            f"any(map(str.isprintable, ''.join((row[{column!r}] or '').split()))))`."
         )

@@ -1,8 +1,12 @@
 """Rows of a transfer set, kept or dropped by how certain the teacher is and whether its label left the parent's."""
 
+import logging
+
 import numpy as np
 
 from distil_trainer.transfer_rows import compare_with_parents, has_teacher_labels, read_teacher_labels
+
+logger = logging.getLogger(__name__)
 
 
 def filter_transfer_set(dataset, max_entropy_bits=None, min_entropy_bits=None, keep_disagreements=True):
@@ -47,6 +51,12 @@ def filter_transfer_set(dataset, max_entropy_bits=None, min_entropy_bits=None, k
     above = no_row if max_entropy_bits is None else entropies > max_entropy_bits
     below = no_row if min_entropy_bits is None else entropies < min_entropy_bits
     is_compared, left = (no_row, no_row) if keep_disagreements else compare_with_parents(dataset, labels)
+    if not keep_disagreements and not is_compared.any():
+        logger.warning(
+            "keep_disagreements=False drops nothing: no copy has its original in the data set, so no label can be "
+            "compared. Filter before the originals are dropped, as `drop_duplicates_and_leaks` does where another "
+            "source has the same texts."
+        )
     kept = np.flatnonzero(~(above | below | left))
     counts = {
         "rows_in": len(dataset),

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import logging
 import os
 from itertools import chain
 
+import pyarrow.compute as pc
 import torch
 from datasets import load_from_disk
 from transformers import AutoModelForMaskedLM, AutoTokenizer
@@ -17,11 +19,14 @@ from distil_trainer.augmentation import (
     texts_of,
 )
 from distil_trainer.augmentation.masked_rewriting import MaskedRewriter
+from distil_trainer.columns import column_batches
 from distil_trainer.generated_rows import generate_rows
 from distil_trainer.mixing import inherit_column, mix
 from distil_trainer.stages import short_name
 from distil_trainer.transfer_arguments import READ_WITH
 from distil_trainer.unlabelled import load_unlabelled
+
+logger = logging.getLogger(__name__)
 
 # What is read only where copies are made by rules.
 _OF_RULES = (
@@ -118,7 +123,26 @@ def _texts(train, evaluation_splits, transfer, training):
             shares = {"labelled": 1 - transfer.unlabelled_share, "unlabelled": transfer.unlabelled_share}
     elif not (transfer.generated_rows or transfer.rewriting_copies):
         return train, facts
-    return mix(sources, shares, seed=training.seed, text_column=columns[0], text_pair_column=columns[1]), facts
+    mixed = mix(sources, shares, seed=training.seed, text_column=columns[0], text_pair_column=columns[1])
+    if shares is not None:
+        facts["unlabelled"]["labelled_rows_left_out"] = _rows_left_out(mixed, train, transfer.unlabelled_share)
+    return mixed, facts
+
+
+def _rows_left_out(mixed, train, unlabelled_share):
+    """Return how many labelled rows the shares left no room for, and warn of them."""
+    kept = sum(pc.sum(pc.equal(names, "labelled")).as_py() for _, names in column_batches(mixed, "source"))
+    if kept < len(train):
+        logger.warning(
+            "unlabelled_share=%s and %d rows without a label leave room for %d of %d labelled rows; the student does "
+            "not see the others, as the control does. Give more texts, a smaller share, or none: then every row of "
+            "both is kept.",
+            unlabelled_share,
+            len(mixed) - kept,
+            kept,
+            len(train),
+        )
+    return len(train) - kept
 
 
 def _rule_augmenter(texts, transfer, training, analyzer):
@@ -143,7 +167,7 @@ def _rule_augmenter(texts, transfer, training, analyzer):
 
 def _masked_rewriter(transfer, training):
     return MaskedRewriter(
-        AutoModelForMaskedLM.from_pretrained(transfer.rewriting_model, dtype=torch.float32).to(training.device),
+        _masked_language_model(transfer.rewriting_model).to(training.device),
         AutoTokenizer.from_pretrained(transfer.rewriting_model),
         share=transfer.rewriting_share,
         text_column=training.text_column,
@@ -153,6 +177,18 @@ def _masked_rewriter(transfer, training):
         max_length=training.max_length,
         seed=training.seed,
     )
+
+
+def _masked_language_model(name):
+    model, loading = AutoModelForMaskedLM.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"rewriting_model={name!r} lacks the weights {', '.join(missing[:3])}, so it has not learned to guess "
+            "masked words, and would write random ones in silence. Give a model that was trained to, such as the "
+            "checkpoint that a classifier was fine-tuned from."
+        )
+    return model
 
 
 def _rewrite(texts, augmenter, transfer):

@@ -14,9 +14,9 @@ import xxhash
 from datasets import Dataset, DatasetDict, Features, IterableDataset, Value, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
-from distil_trainer.columns import check_column
-from distil_trainer.data import load_file
-from distil_trainer.text import check_texts
+from distil_trainer.columns import check_column, check_columns_differ
+from distil_trainer.data import FORMATS, check_is_file, load_file
+from distil_trainer.text import check_texts, is_blank
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def load_unlabelled(
     """
     text_columns = {"text_column": text_column, "text_pair_column": text_pair_column}
     text_columns = {argument: column for argument, column in text_columns.items() if column is not None}
-    _check_columns_differ({**text_columns, "label_column": label_column})
+    check_columns_differ(**text_columns, label_column=label_column)
     if max_rows is not None and max_rows < 1:
         raise ValueError(f"max_rows={max_rows} must be at least 1; leave it out to keep every row.")
     features = Features({column: Value("string") for column in text_columns.values()})
@@ -96,17 +96,6 @@ def missing_values(num_rows, type):
     return pa.nulls(num_rows, type)
 
 
-def _check_columns_differ(columns):
-    arguments = {}
-    for argument, column in columns.items():
-        if column in arguments:
-            raise ValueError(
-                f"{arguments[column]}={column!r} and {argument}={column!r} name the same column. One would overwrite "
-                "or repeat the other in silence: name two columns."
-            )
-        arguments[column] = argument
-
-
 def _paths(source):
     if isinstance(source, DatasetDict | datasets.IterableDatasetDict):
         raise TypeError(
@@ -129,10 +118,10 @@ def _shown(source):
 
 
 def _texts_of_file(path, text_columns, features, label_column):
-    is_parquet = path.suffix == ".parquet"
-    if path.is_file() and not is_parquet:  # `load_file` says what is wrong with a path that is no file
+    check_is_file(path, (".txt", *FORMATS))
+    if path.suffix != ".parquet":
         _check_utf8(path)
-    if path.suffix != ".txt" or not path.is_file():
+    if path.suffix != ".txt":
         rows = load_file(path, text_columns=tuple(text_columns.values()))
         return _texts_of(rows, str(path), text_columns, features, label_column)
     if "text_pair_column" in text_columns:
@@ -148,7 +137,8 @@ def _texts_of_file(path, text_columns, features, label_column):
         raise ValueError(
             f"{str(path)!r} could not be read as text: {error.__cause__ or error}. Nothing was kept of it."
         ) from error
-    texts = _map(lines.rename_column("text", text_columns["text_column"]), _drop_blank, features, label_column)
+    lines = lines.rename_columns({"text": text_columns["text_column"]})  # which may be "text"
+    texts = _map(lines, _drop_blank, features, label_column)
     logger.info("%s: %d texts, %d blank lines dropped.", path, len(texts), len(lines) - len(texts))
     return texts
 
@@ -195,8 +185,7 @@ def _map(dataset, step, features, label_column, **arguments):
 
 
 def _drop_blank(table, rows, features, label_column):
-    kept = pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(table.column(0))), 0)
-    return _with_labels(table.filter(kept), features, label_column)
+    return _with_labels(table.filter(pc.invert(is_blank(table.column(0)))), features, label_column)
 
 
 def _check(table, rows, features, label_column, what):

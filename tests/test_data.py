@@ -100,6 +100,18 @@ def test_a_test_file_is_loaded_only_where_it_is_given(tmp_path):
     assert len(with_test["test"]) == 4
 
 
+def test_a_column_of_texts_named_as_labels_is_refused_in_few_words(tmp_path):
+    for split in ("train", "validation"):
+        texts = [f"{split} text number {number} " + "x" * 200 for number in range(500)]
+        Dataset.from_dict({"sentence": texts, "summary": texts}).to_parquet(tmp_path / f"{split}.parquet")
+    arguments = DataArguments(
+        **{f"{split}_file": str(tmp_path / f"{split}.parquet") for split in ("train", "validation")}
+    )
+    with pytest.raises(ValueError, match="which are none of the labels .* and 495 more") as caught:
+        load_splits(arguments, label_column="summary")
+    assert len(str(caught.value)) < 1000
+
+
 @pytest.mark.parametrize(
     ("content", "name", "message"),
     [

@@ -585,3 +585,10 @@ def test_the_real_teacher_keeps_its_accuracy_in_bfloat16(minilm_folder, sst2_fol
     assert accuracy == pytest.approx(0.8807, abs=1e-4)
     assert np.abs(logits["bfloat16"] - logits["float32"]).max() < 0.1
     assert (logits["bfloat16"].argmax(1) == logits["float32"].argmax(1)).mean() > 0.995
+
+
+def test_one_column_for_both_texts_is_refused(teacher, tokenizer):
+    with pytest.raises(
+        ValueError, match="text_column='sentence' and text_pair_column='sentence' name the same column"
+    ):
+        TeacherLabeler(teacher, tokenizer, text_pair_column="sentence")

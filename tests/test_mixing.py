@@ -177,6 +177,11 @@ def test_sources_that_do_not_fit_are_refused(sources, message):
         mix(sources)
 
 
+def test_sources_without_names_are_refused():
+    with pytest.raises(TypeError, match="sources is a list, but must be a dictionary"):
+        mix([_labelled(1)])
+
+
 def test_a_stream_is_refused():
     with pytest.raises(TypeError, match="is a IterableDataset"):
         mix({"a": _labelled(1).to_iterable_dataset()})

@@ -12,6 +12,8 @@ from datasets import Dataset
 from recipe_files import RECIPES, load_recipe
 from transformers import PreTrainedModel
 
+from distil_trainer import TeacherLabeler
+
 PUBLISHED = ["README.md", "report.json", "accuracy_latency.png", "config.json", "model.safetensors", "tokenizer.json"]
 
 
@@ -39,6 +41,24 @@ def test_the_sst2_recipe_goes_the_whole_road_and_a_second_start_asks_the_teacher
     assert {name: (out / name).read_bytes() for name in PUBLISHED if not name.endswith(".png")} == {
         name: content for name, content in first.items() if not name.endswith(".png")
     }
+
+
+def test_the_teacher_labels_in_any_type_and_is_scored_in_full_precision(sst2_arguments, monkeypatch):
+    asked = []
+
+    class NotingLabeler(TeacherLabeler):
+        def __init__(self, *given, dtype="auto", **named):
+            asked.append(dtype)
+            super().__init__(*given, dtype="bfloat16" if dtype == "auto" else dtype, **named)
+
+        def map(self, dataset):
+            asked.append((self.dtype, len(dataset)))
+            return super().map(dataset)
+
+    monkeypatch.setattr("distil_trainer.recipe.TeacherLabeler", NotingLabeler)
+    load_recipe("sst2_electra_to_distilbert").main(sst2_arguments)
+    assert asked[0] == "auto" and asked[1][0] == torch.bfloat16
+    assert asked[2:] == [torch.float32, (torch.float32, 48)]
 
 
 def test_a_recipe_distils_inner_states_from_a_teacher_that_is_there_in_every_step(sst2_arguments, tmp_path):

@@ -52,6 +52,12 @@ def test_arrays_and_values_come_back_as_they_were(tmp_path):
         assert run.value("facts", build) == {"a": [1, 2.5]}
 
 
+def test_a_file_is_refused_as_output_folder(tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(ValueError, match="output_dir='.*out' is a file"):
+        RunFolder(tmp_path / "out", {})
+
+
 def test_a_folder_that_holds_another_run_is_refused_with_the_difference(tmp_path):
     RunFolder(tmp_path / "out", {"seed": 1, "copies": 2}).value("facts", lambda: 1)
     with pytest.raises(

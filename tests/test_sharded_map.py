@@ -412,6 +412,10 @@ def test_other_sources_are_refused(reviews, parquet_files, tmp_path):
         map_shards(str(parquet_files), Upper(), tmp_path / "out")
     with pytest.raises(ValueError, match="source names file://.*part-0.parquet twice"):
         map_shards([f"{parquet_files}/part-0.parquet", f"{parquet_files}/*.parquet"], Upper(), tmp_path / "out")
+    (parquet_files / "texts.jsonl").write_text('{"sentence": "a film"}\n')
+    with pytest.raises(ValueError, match="texts.jsonl is no parquet file, or was cut off"):
+        map_shards(f"{parquet_files}/texts.jsonl", Upper(), tmp_path / "out")
+    (parquet_files / "texts.jsonl").unlink()
     reviews.rename_column("label", "gold").to_parquet(parquet_files / "part-4.parquet")
     with pytest.raises(ValueError, match="part-4.parquet has the columns .*'gold'.*but .*part-0.parquet has"):
         map_shards(f"{parquet_files}/*", Upper(), tmp_path / "out")

@@ -213,6 +213,13 @@ def test_the_filter_by_entropy_takes_originals_too(rows):
     assert counts["below_min_entropy"] == 3 and "original" not in kept["operators"][:]
 
 
+def test_a_filter_that_can_compare_nothing_says_so(rows, caplog):
+    copies = rows.filter(lambda row: row["operators"] != "original")
+    kept, counts = filter_transfer_set(copies, keep_disagreements=False)
+    assert len(kept) == len(copies) and counts["copies_compared"] == 0
+    assert "keep_disagreements=False drops nothing: no copy has its original" in caplog.text
+
+
 def test_the_filter_by_disagreement_takes_copies_that_left_their_original(rows):
     kept, counts = filter_transfer_set(rows, keep_disagreements=False)
     assert kept["sentence"][:] == [text for row, (text, *_) in enumerate(ROWS) if row != 1]

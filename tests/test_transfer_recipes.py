@@ -9,7 +9,8 @@ from datasets import Dataset, load_from_disk
 from recipe_files import load_recipe
 from transformers import BertForMaskedLM
 
-from distil_trainer import TransferSetArguments, parse_arguments
+from distil_trainer import DistillationArguments, TransferSetArguments, parse_arguments
+from distil_trainer.transfer_set import _texts
 
 sys.path.insert(0, str(Path(__file__).parent / "augmentation"))
 
@@ -42,6 +43,7 @@ def comments(tmp_path, reviews):
 
 def test_unlabelled_texts_join_in_the_share_asked_for_and_are_rewritten_too(run_with, comments, tmp_path):
     report, transfer = run_with("--unlabelled_files", comments, "--unlabelled_share", "0.25")
+    assert report["data"]["transfer"]["unlabelled"]["labelled_rows_left_out"] == 0
     facts = report["data"]["transfer"]
     assert facts["unlabelled"]["rows_in"] == 30 and facts["unlabelled"]["in_training_data"] == 2
     assert facts["unlabelled"]["rows_out"] == 28
@@ -55,6 +57,15 @@ def test_unlabelled_texts_join_in_the_share_asked_for_and_are_rewritten_too(run_
     card = (tmp_path / "out" / "README.md").read_text()
     assert "texts derived from the training split and texts without labels" in card
     assert "gpt2" not in card and "rewriting" not in card  # what was not used is not among the settings
+
+
+def test_a_share_that_leaves_no_room_for_labelled_rows_is_warned_of(reviews, tmp_path, caplog):
+    (tmp_path / "two.txt").write_text("quite another thing\nand one more\n")
+    transfer = TransferSetArguments(unlabelled_files=[str(tmp_path / "two.txt")], unlabelled_share=0.5)
+    training = DistillationArguments(str(tmp_path / "out"))
+    texts, facts = _texts(reviews, [], transfer, training)
+    assert len(texts) == 4 and facts["unlabelled"]["labelled_rows_left_out"] == len(reviews) - 2
+    assert f"leave room for 2 of {len(reviews)} labelled rows" in caplog.text
 
 
 def test_the_plot_of_the_transfer_set_lies_beside_the_card(run_with, tmp_path):
@@ -98,6 +109,12 @@ def test_a_masked_language_model_rewrites(run_with, tmp_path, teacher, tokenizer
     tokenizer.save_pretrained(tmp_path / "filler")
     _, transfer = run_with("--rewriting_copies", 1, "--rewriting_model", tmp_path / "filler", "--copies", 0)
     assert "masked_lm" in transfer["operators"][:]
+
+
+def test_a_rewriting_model_that_never_learned_to_guess_words_is_refused(run_with, tmp_path):
+    words = ["--rewriting_copies", 1, "--rewriting_model", tmp_path / "teacher", "--copies", 0]
+    with pytest.raises(ValueError, match="lacks the weights cls.predictions.* would write random ones in silence"):
+        run_with(*words)
 
 
 def test_hard_pseudo_labels_teach_without_logits(run_with, tmp_path):
@@ -149,7 +166,11 @@ def test_the_student_of_the_best_round_is_shipped(run_with, tmp_path):
 
 
 def test_a_teacher_from_scratch_reads_the_unlabelled_texts_and_is_fine_tuned(sst2_arguments, comments, tmp_path):
+    for split in ("train", "validation"):  # a name that is that of lines of text too
+        rows = Dataset.from_parquet(str(tmp_path / f"{split}.parquet"), keep_in_memory=True)
+        rows.rename_column("sentence", "text").to_parquet(tmp_path / f"{split}.parquet")
     words = ["--teacher_from_scratch", "--train_teacher", "--scratch_max_steps", "1", "--teacher_max_steps", "1"]
+    words += ["--text_column", "text", "--prune_vocabulary"]
     report = load_recipe(RECIPE).main([*sst2_arguments, *words, "--unlabelled_files", str(comments)])
     assert report["teacher"]["name"] == "a small BERT, trained from scratch" and report["teacher"]["hub_id"] is None
     assert (tmp_path / "out" / "work" / "fresh_teacher" / "config.json").is_file()

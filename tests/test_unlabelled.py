@@ -125,7 +125,8 @@ def test_a_stream_that_breaks_leaves_no_file(tmp_path):
 @pytest.mark.parametrize(
     ("content", "name", "message"),
     [
-        (None, "absent.txt", "is not a file"),
+        (None, "absent.txt", "is not a file: give the path of a .txt, .csv"),
+        (b"\x1f\x8b", "a.txt.gz", r"ends in '.gz'.*\.txt, \.csv.*Unpack"),
         (b"", "a.txt", "is empty"),
         (b"", "a.jsonl", "is empty"),
         (b" \n\n", "a.txt", "holds no text"),

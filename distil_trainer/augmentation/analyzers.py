@@ -181,10 +181,11 @@ def _load_pipeline(name, changed_ns):
         ) from error
     if not (spacy.util.is_package(name) or Path(name).exists() or name.startswith("blank:")):
         raise OSError(
-            f"analyzer={name!r} is neither an installed spaCy pipeline nor a folder. Install the release from "
-            f"its maker with `python -m spacy download {name}`, or give the path of a pipeline folder. Do not "
-            "`pip install` a pipeline by its bare name: such names on the package index are not the maker's, and "
-            "some are squatted. With analyzer=None words are split at white space, and none is replaced."
+            f"analyzer={name!r} is neither an installed spaCy pipeline nor a folder, nor one of "
+            f"{', '.join(map(repr, kiwi.ANALYZERS))}. Install a pipeline's release from its maker with `python -m "
+            "spacy download <name>`, or give the path of its folder; any other analyzer is given as a callable, in "
+            "Python. Do not `pip install` a pipeline by its bare name: such names on the package index are not the "
+            "maker's, and some are squatted. With analyzer=None words are split at white space, and none is replaced."
         )
     pipeline = spacy.load(name)
     factories = {component: pipeline.get_pipe_meta(component).factory for component in pipeline.pipe_names}
@@ -244,7 +245,15 @@ def _with_whole_mask_words(text, analysis):
 
 def _split(text, analysis):
     words, tags, gaps, position = [], [], [], 0
-    for surface, tag, start, length in analysis:
+    for word in analysis:
+        if not isinstance(word, tuple | list) or len(word) != 4:
+            raise AnalyzerError(
+                f"the analyzer returned {word!r} for a word of the text {text[:200]!r}: it must return a (surface, "
+                "tag, start, length) for each, where `start` and `length` count characters. Without them nobody knows "
+                "which part of the text to rewrite.",
+                text,
+            )
+        surface, tag, start, length = word
         if start < position or length < 1 or text[start : start + length] != surface:
             raise AnalyzerError(
                 f"the analyzer returned (surface={surface!r}, tag={tag!r}, start={start}, length={length}) for "

@@ -2,14 +2,17 @@
 
 import dataclasses
 from collections import Counter
+from collections.abc import Mapping
 from itertools import islice
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from datasets import Dataset, IterableDataset
 
 from distil_trainer.augmentation.analyzers import text_keys
 from distil_trainer.augmentation.near_duplicates import NEAR_THRESHOLD, NearTexts
+from distil_trainer.columns import check_columns_differ
 
 _ROWS_PER_STEP = 20_000
 _SHOWN = ("text", "evaluation_text", "similarity")
@@ -41,7 +44,7 @@ def drop_duplicates_and_leaks(
         data) and `rows_out`.
 
     Raises:
-        TypeError: if `evaluation_texts` is one string, or holds pairs where texts are needed or the other way round.
+        TypeError: as in `read_evaluation_texts`.
         ValueError: if a column is missing, a text is missing, or `near_threshold` is not between 0 and 1.
     """
     found = find_duplicates_and_leaks(dataset, evaluation_texts, text_column, text_pair_column, near_threshold)
@@ -74,7 +77,7 @@ def drop_leaks(dataset, evaluation_texts, text_column="sentence", text_pair_colu
         `tuple[Dataset, int]`: the kept rows, in order, and the number of dropped ones.
 
     Raises:
-        TypeError: if `evaluation_texts` is one string, or holds pairs where texts are needed or the other way round.
+        TypeError: as in `read_evaluation_texts`.
         ValueError: if a column is missing, a text is missing, or `near_threshold` is not between 0 and 1.
     """
     found = find_duplicates_and_leaks(dataset, evaluation_texts, text_column, text_pair_column, near_threshold)
@@ -119,11 +122,11 @@ def find_duplicates_and_leaks(
         [`Findings`]
 
     Raises:
-        TypeError: if `evaluation_texts` is one string, or holds pairs where texts are needed or the other way round.
+        TypeError: as in `read_evaluation_texts`.
         ValueError: if a column is missing, a text is missing, or `near_threshold` is not between 0 and 1.
     """
     columns = _given_columns(dataset, text_column, text_pair_column)
-    evaluation = _evaluation_columns(evaluation_texts, len(columns))
+    evaluation = read_evaluation_texts(evaluation_texts, len(columns))
     evaluation_keys = _normalised_keys(*evaluation)
     near_texts = None if near_threshold is None else NearTexts(evaluation, near_threshold)
     keys, leaks, nears, examples, row = [np.zeros(0, np.uint64)], [np.zeros(0, bool)], [np.zeros(0, bool)], [], 0
@@ -152,6 +155,34 @@ def find_duplicates_and_leaks(
     return Findings(np.concatenate(leaks), np.concatenate(nears), is_repeat, examples, len(evaluation_keys))
 
 
+def read_evaluation_texts(evaluation_texts, num_columns):
+    """Read evaluation texts, as `drop_duplicates_and_leaks` takes them, into Arrow arrays.
+
+    Args:
+        evaluation_texts (`Iterable[str]`, or of `tuple[str, str]`): the texts.
+        num_columns (`int`): 1 for texts, 2 for pairs.
+
+    Returns:
+        `list[pyarrow.Array]`: the first texts, and of pairs the second ones.
+
+    Raises:
+        TypeError: if it is one string, rows of a data set, or holds pairs where texts are needed or the other way
+            round.
+        ValueError: if a text has a lone surrogate.
+    """
+    if isinstance(evaluation_texts, str):
+        raise TypeError(
+            f"evaluation_texts={evaluation_texts[:40]!r} is one string, which would be read as single letters, and "
+            'every evaluation text would stay in the training data: give a list, such as validation["sentence"].'
+        )
+    if isinstance(evaluation_texts, Mapping | Dataset | IterableDataset):
+        _refuse_rows(type(evaluation_texts).__name__, num_columns)
+    evaluation_texts = iter(evaluation_texts)
+    chunks = iter(lambda: list(islice(evaluation_texts, _ROWS_PER_STEP)), [])
+    arrays = [[pa.array([], pa.large_string())] * num_columns, *(_text_arrays(chunk, num_columns) for chunk in chunks)]
+    return [pa.concat_arrays(column) for column in zip(*arrays, strict=True)]
+
+
 def texts_of(datasets, text_column="sentence", text_pair_column=None):
     """Read the texts of data sets, a few at a time, in the form that `drop_leaks` compares.
 
@@ -164,8 +195,11 @@ def texts_of(datasets, text_column="sentence", text_pair_column=None):
         `str`, or `tuple[str, str]` with `text_pair_column`.
 
     Raises:
+        TypeError: if `datasets` is one data set.
         ValueError: if a column is missing.
     """
+    if isinstance(datasets, Dataset):
+        raise TypeError("datasets is one Dataset, where several are needed: give `texts_of([validation], ...)`.")
     for dataset in datasets:
         columns = _given_columns(dataset, text_column, text_pair_column)
         for table in dataset.select_columns(columns).with_format("arrow").iter(_ROWS_PER_STEP):
@@ -190,19 +224,6 @@ def operator_counts(dataset):
     return dict(counts.most_common())
 
 
-def _evaluation_columns(evaluation_texts, num_columns):
-    """Read all evaluation texts into one Arrow array for each text of a row."""
-    if isinstance(evaluation_texts, str):
-        raise TypeError(
-            f"evaluation_texts={evaluation_texts[:40]!r} is one string, which would be read as single letters, and "
-            'every evaluation text would stay in the training data: give a list, such as validation["sentence"].'
-        )
-    evaluation_texts = iter(evaluation_texts)
-    chunks = iter(lambda: list(islice(evaluation_texts, _ROWS_PER_STEP)), [])
-    arrays = [[pa.array([], pa.large_string())] * num_columns, *(_text_arrays(chunk, num_columns) for chunk in chunks)]
-    return [pa.concat_arrays(column) for column in zip(*arrays, strict=True)]
-
-
 def _row(columns, number):
     texts = [column[number].as_py() for column in columns]
     return texts[0] if len(texts) == 1 else texts
@@ -210,6 +231,7 @@ def _row(columns, number):
 
 def _given_columns(dataset, text_column, text_pair_column):
     columns = {"text_column": text_column, "text_pair_column": text_pair_column}
+    check_columns_differ(**columns)
     columns = {argument: column for argument, column in columns.items() if column is not None}
     for argument, column in columns.items():
         if column not in dataset.column_names:
@@ -219,8 +241,19 @@ def _given_columns(dataset, text_column, text_pair_column):
     return list(columns.values())
 
 
+def _refuse_rows(kind, num_columns):
+    raise TypeError(
+        f"evaluation_texts is or holds a {kind}, where texts are needed: its column names would be compared in their "
+        "place, and every evaluation text would stay in the training data. Give "
+        + ("`texts_of([validation], first, second)`." if num_columns == 2 else '`validation["sentence"]`.')
+    )
+
+
 def _text_arrays(texts, num_columns):
     """Turn evaluation texts, or pairs of them, into one Arrow array for each text of a row."""
+    for text in texts:
+        if isinstance(text, Mapping):
+            _refuse_rows(type(text).__name__, num_columns)
     rows = [(text,) if text is None or isinstance(text, str) else tuple(text) for text in texts]
     wrong = next((row for row in rows if len(row) != num_columns), None)
     if wrong is not None and num_columns == 1:

@@ -13,12 +13,13 @@ import numpy as np
 import xxhash
 from tqdm.auto import tqdm
 
-from distil_trainer.augmentation.audit import drop_duplicates_and_leaks
+from distil_trainer.augmentation.audit import drop_duplicates_and_leaks, read_evaluation_texts
 from distil_trainer.augmentation.decoding import sample_texts
 from distil_trainer.augmentation.draws import uniform
 from distil_trainer.augmentation.language_model import check_language_model, check_max_length, first_tokens
 from distil_trainer.augmentation.near_duplicates import NEAR_THRESHOLD
 from distil_trainer.augmentation.text_shards import TextShards
+from distil_trainer.columns import check_columns_differ
 from distil_trainer.processes import process_state
 from distil_trainer.small_tokenizers.text_batches import text_batches
 from distil_trainer.teacher_key import teacher_key
@@ -138,10 +139,12 @@ def generate_transfer_set(
     check_language_model(model, tokenizer)
     check_max_length(model, tokenizer, max_length)
     columns = [text_column] if text_pair_column is None else [text_column, text_pair_column]
-    _check_columns(columns, tokenizer)
+    check_columns_differ(text_column=text_column, text_pair_column=text_pair_column)
+    _check_separator(columns, tokenizer)
     _check_settings(token_counts, len(tokenizer), num_rows, temperature, top_k, top_p, batch_size)
-    if not isinstance(evaluation_texts, str):  # one string is refused where texts are compared
-        evaluation_texts = list(evaluation_texts)
+    # Read now, so that what is wrong with them is found out before the first text is written.
+    evaluation_texts = read_evaluation_texts(evaluation_texts, len(columns))
+    evaluation_texts = list(zip(*(texts.to_pylist() for texts in evaluation_texts), strict=True))
     state = process_state()
     model.eval().to(state.device)
     sampling = {"max_length": max_length, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
@@ -186,12 +189,7 @@ def generate_transfer_set(
         first, end, kept_before = end, end + min(end, missing_shards), len(kept)
 
 
-def _check_columns(columns, tokenizer):
-    if len(set(columns)) < len(columns):
-        raise ValueError(
-            f"text_column and text_pair_column are both {columns[0]!r}: the second texts would replace the first "
-            "ones. Name two columns."
-        )
+def _check_separator(columns, tokenizer):
     if len(columns) == 2 and tokenizer.sep_token_id is None:
         raise ValueError(
             f"text_pair_column={columns[1]!r}, but the tokenizer has no separator (sep_token is None), so the model "

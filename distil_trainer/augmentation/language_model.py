@@ -18,7 +18,7 @@ from transformers import (
     set_seed,
 )
 
-from distil_trainer.columns import check_column, column_batches
+from distil_trainer.columns import check_column, check_columns_differ, column_batches
 from distil_trainer.sampler import EpochSampler
 from distil_trainer.text import check_texts
 
@@ -247,11 +247,7 @@ class _Collator:
 
 
 def _check_rows(dataset, columns, name, tokenizer):
-    if len(set(columns)) < len(columns):
-        raise ValueError(
-            f"text_column and text_pair_column are both {columns[0]!r}: the model would learn to write every text "
-            "twice. Name two columns."
-        )
+    check_columns_differ(**dict(zip(("text_column", "text_pair_column"), columns, strict=False)))
     for column, argument in zip(columns, ("text_column", "text_pair_column"), strict=False):
         check_column(dataset, column, name, argument)
         for first_row, texts in column_batches(dataset, column):

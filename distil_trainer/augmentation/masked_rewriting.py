@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from distil_trainer.augmentation.draws import TokenDraws, uniform
 from distil_trainer.augmentation.maskable_words import find_words, read_vocabulary
+from distil_trainer.columns import check_columns_differ
 from distil_trainer.inference import forward_names
 from distil_trainer.teacher_key import teacher_key
 from distil_trainer.text import MASK_WORD, check_texts, write_mask_token
@@ -89,11 +90,7 @@ class MaskedRewriter:
         for name, value in (("copies", copies), ("max_length", max_length), ("tokens_per_batch", tokens_per_batch)):
             if value < 1:
                 raise ValueError(f"{name}={value} must be at least 1.")
-        if text_pair_column == text_column:
-            raise ValueError(
-                f"text_column and text_pair_column are both {text_column!r}: the second texts would replace the first "
-                "ones. Name two columns."
-            )
+        check_columns_differ(text_column=text_column, text_pair_column=text_pair_column)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.share = share

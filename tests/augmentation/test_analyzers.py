@@ -92,6 +92,11 @@ def test_an_analyzer_that_returns_nothing_or_fails_midway_is_reported_with_its_t
         analyze_texts(["a film"], lambda text: (1 / 0 for _ in text))
 
 
+def test_an_analyzer_that_says_not_where_its_words_stand_is_refused():
+    with pytest.raises(AnalyzerError, match=r"returned \('a', 'DET'\) for a word of the text 'a film'.*start, length"):
+        analyze_texts(["a film"], lambda text: [(word, "DET") for word in text.split()])
+
+
 def test_an_analyzer_error_keeps_its_text_on_the_way_out_of_a_process():
     error = pickle.loads(pickle.dumps(AnalyzerError("it failed", "a film")))
     assert (str(error), error.text) == ("it failed", "a film")
@@ -153,7 +158,9 @@ def test_components_that_no_tag_needs_do_not_run(pipeline_folder):
 
 def test_a_pipeline_that_is_not_installed_is_refused_with_the_way_to_install_it():
     pytest.importorskip("spacy")
-    with pytest.raises(OSError, match=r"python -m spacy download en_no_such_model.*Do not `pip install`.*squatted"):
+    with pytest.raises(
+        OSError, match=r"en_no_such_model.*kiwi.*python -m spacy download <name>.*Do not `pip install`.*squatted"
+    ):
         analyze_texts(["a film"], "en_no_such_model")
     with pytest.raises(OSError, match="neither an installed spaCy pipeline nor a folder"):
         check_analyzer("en_no_such_model")

@@ -203,6 +203,22 @@ def test_near_rows_stay_where_they_are_not_asked_for():
     assert drop_duplicates_and_leaks(dataset, [text], near_threshold=0.95)[1]["near_evaluation_data"] == 0
 
 
+@pytest.mark.parametrize("column", [None, "second"])
+def test_rows_in_place_of_evaluation_texts_are_refused(column):
+    data = Dataset.from_dict({"sentence": ["x"], "second": ["y"]})
+    evaluation = data.select_columns(["sentence"] if column is None else ["sentence", "second"])
+    for given in (evaluation, evaluation.to_list(), evaluation.to_iterable_dataset(), {"validation": evaluation}):
+        with pytest.raises(TypeError, match="its column names would be compared .*" + (column and "texts_of" or "")):
+            drop_duplicates_and_leaks(data, given, text_pair_column=column)
+    with pytest.raises(TypeError, match=r"datasets is one Dataset.*texts_of\(\[validation\]"):
+        drop_leaks(data, texts_of(evaluation))
+
+
+def test_the_same_column_twice_is_refused():
+    with pytest.raises(ValueError, match="text_column='sentence' and text_pair_column='sentence' name the same"):
+        drop_leaks(Dataset.from_dict({"sentence": ["x"]}), [], text_pair_column="sentence")
+
+
 def test_a_lone_surrogate_in_evaluation_texts_is_refused():
     with pytest.raises(ValueError, match="lone surrogate, half a character"):
         drop_duplicates_and_leaks(Dataset.from_dict({"sentence": ["x"]}), ["y", "\ud800"])

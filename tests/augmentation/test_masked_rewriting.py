@@ -277,7 +277,7 @@ def test_models_and_tokenizers_that_fill_in_nothing_are_refused(model, tokenizer
         ({"copies": 0}, "copies=0 must be at least 1"),
         ({"max_length": 0}, "max_length=0 must be at least 1"),
         ({"tokens_per_batch": 0}, "tokens_per_batch=0 must be at least 1"),
-        ({"text_pair_column": "sentence"}, "are both 'sentence'"),
+        ({"text_pair_column": "sentence"}, "name the same column"),
     ],
 )
 def test_settings_out_of_range_are_refused(model, tokenizer, given, message):
