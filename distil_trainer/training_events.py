@@ -35,6 +35,15 @@ class TrainingEvents(TrainerCallback):
                 if finding.status == "warning":
                     logger.warning("%s: %s", finding.check, finding.message)
             refused = [f"{finding.check}: {finding.message}" for finding in findings if finding.status == "refused"]
+            warmup_steps = args.get_warmup_steps(state.max_steps)
+            if warmup_steps >= state.max_steps:
+                logger.warning(
+                    "The learning rate rises for %d steps, and there are %d: it never reaches %g, and never falls. "
+                    "Give fewer warmup_steps, or more steps.",
+                    warmup_steps,
+                    state.max_steps,
+                    args.learning_rate,
+                )
         # One process has looked, and all must stop, or the others would wait for it for ever.
         (refused,) = broadcast_object_list([refused])
         if refused:

@@ -102,7 +102,13 @@ def main(argv=None):
     """Run the recipe; return its facts."""
     (arguments,) = parse_arguments(RayArguments, argv)
     paths = arguments.input[0] if len(arguments.input) == 1 else arguments.input
-    source = pyarrow.dataset.dataset(paths, format="parquet")
+    try:
+        source = pyarrow.dataset.dataset(paths, format="parquet")
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ValueError(
+            f"--input {' '.join(arguments.input)} could not be read as parquet: {error}. Give parquet files, or one "
+            "folder of them."
+        ) from error
     files, folder = fsspec.url_to_fs(arguments.output)
     refuse_bad_input(arguments, source, files, folder)
     num_rows, input_features = source.count_rows(), Features.from_arrow_schema(source.schema)

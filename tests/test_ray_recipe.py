@@ -136,6 +136,10 @@ def test_bad_input_is_refused_before_ray_starts(ray_arguments, reviews, tmp_path
         recipe.main([*ray_arguments, "--text_column", "text"])
     with pytest.raises(ValueError, match="--text_pair_column second is not in --input"):
         recipe.main([*ray_arguments, "--text_pair_column", "second"])
+    (tmp_path / "texts.txt").write_text("a film\n")
+    for name in ("absent", "texts.txt"):
+        with pytest.raises(ValueError, match=f"--input .*{name} could not be read as parquet: .*Give parquet files"):
+            recipe.main([*ray_arguments, "--input", str(tmp_path / name)])
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old.parquet").touch()
     with pytest.raises(ValueError, match="--output .* is not empty: rows of two runs would be mixed"):

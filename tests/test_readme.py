@@ -90,7 +90,7 @@ def test_the_readmes_transfer_set_is_made_unmodified(served, tmp_path):
     (tmp_path / "comments.txt").write_text("\n".join(lines))
     result = served.run(f"import os\nos.chdir({str(tmp_path)!r})\n{block}\nprint(len(transfer_set))", tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert "mask" in result.stdout and int(result.stdout.split()[-1]) > 40
+    assert "mask" in result.stdout and "unlabelled" in result.stdout and int(result.stdout.split()[-1]) > 40
 
 
 @pytest.mark.slow

@@ -690,3 +690,9 @@ def test_cycles_beside_a_given_scheduler_are_refused(make_trainer):
     scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
     with pytest.raises(ValueError, match="epochs_per_cycle=1.0 and a scheduler in optimizers="):
         make_trainer(student, {"optimizers": (optimizer, scheduler)}, epochs_per_cycle=1.0)
+
+
+@pytest.mark.parametrize(("warmup_steps", "is_warned_of"), [(2, True), (1, False)])
+def test_a_warm_up_as_long_as_the_training_is_warned_of(warmup_steps, is_warned_of, train, caplog):
+    train(make_student(), max_steps=2, warmup_steps=warmup_steps)
+    assert ("it never reaches 0.001, and never falls" in caplog.text) == is_warned_of
