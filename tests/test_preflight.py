@@ -420,6 +420,18 @@ def test_several_teachers_are_judged_one_by_one(look, reviews, teacher):
     assert "The teacher 0" in messages and "The teacher 1" in messages
 
 
+def test_a_warning_names_its_teacher_once(look, reviews, teacher):
+    # Certain enough, and of one label: two warnings, the third is of the gold labels.
+    found = _of(look(dataset=_with_signal(reviews, [[40.0, 0.0]] * 24 + [[41.0, 0.0]] * 24)), "teacher's answers")
+    starts = ["The teacher gives all 48 rows", "The teacher is 100.00% sure", "The teacher is no better than chance"]
+    for (status, message), start in zip(found, starts, strict=True):
+        assert status == "warning" and message.startswith(start) and message.count("The teacher") == 1
+    teacher.classifier.bias.data += torch.tensor([90.0, 0.0])
+    found = _of(look(dataset=reviews, teacher=[teacher, teacher]), "teacher's answers")
+    numbers = [message[:13] for _, message in found if "gives all" in message]
+    assert numbers == ["The teacher 0", "The teacher 1"]
+
+
 def test_few_gold_labels_or_unfit_ones_are_not_compared(look, signal, reviews):
     assert "not compared" in _of(look(sample_size=20), "teacher's answers")[-1][1]
     words = signal.remove_columns("label").add_column("label", ["good"] * 48)

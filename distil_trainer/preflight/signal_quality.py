@@ -11,13 +11,14 @@ _CERTAIN = 0.999
 _SIGNIFICANCE = 0.05
 
 
-def judge_logits(logits, task, temperature=None):
+def judge_logits(logits, task, temperature=None, what="teacher"):
     """Say what is wrong with the logits of a teacher over several rows.
 
     Args:
         logits (`np.ndarray` of shape `(n, num_labels)`): finite.
         task (`str`): one of `PROBLEM_TYPES`.
         temperature (`float`, *optional*): at which the loss softens them; `None` for a loss that does not.
+        what (`str`, *optional*, defaults to `"teacher"`): what the sentences call it, where there are several.
 
     Returns:
         `list[str]`: one sentence or two for each weakness, with what to do; empty where there is none.
@@ -27,7 +28,7 @@ def judge_logits(logits, task, temperature=None):
         return []
     if np.ptp(logits, axis=0).max() < 1e-6:
         return [
-            f"All {n} rows of the sample have the same logits, {_rounded(logits[0])}: the teacher does not read the "
+            f"The {what} gives all {n} rows of the sample the same logits, {_rounded(logits[0])}: it does not read the "
             "text, and the student would not either. Check that its tokenizer is its own and its weights are loaded."
         ]
     if task == REGRESSION:
@@ -35,20 +36,20 @@ def judge_logits(logits, task, temperature=None):
     found = []
     if task == SINGLE_LABEL and np.ptp(logits, axis=1).max() < 1e-6:
         found.append(
-            f"In each of {n} rows of the sample all labels have equal logits: the teacher prefers none, and there is "
-            "nothing to learn. Check that its classification head is trained."
+            f"The {what} gives all labels equal logits in each of {n} rows of the sample: it prefers none, and there "
+            "is nothing to learn. Check that its classification head is trained."
         )
     elif task == SINGLE_LABEL and len(set(logits.argmax(axis=1))) == 1:
         found.append(
-            f"The teacher gives all {n} rows of the sample the label number {logits[0].argmax()}: either the rows are "
-            "sorted or of one kind, and more of the others are needed, or the teacher has collapsed onto that label."
+            f"The {what} gives all {n} rows of the sample the label number {logits[0].argmax()}: either the rows are "
+            "sorted or of one kind, and more of the others are needed, or it has collapsed onto that label."
         )
     if temperature is not None:
         scaled = logits / temperature
         most = softmax(scaled, axis=1).max(axis=1) if task == SINGLE_LABEL else expit(np.abs(scaled))
         if most.mean() > _CERTAIN:
             found.append(
-                f"At temperature={temperature:g} the teacher is {most.mean():.2%} sure of its answers on average: "
+                f"The {what} is {most.mean():.2%} sure of its answers on average at temperature={temperature:g}: "
                 "these soft targets say no more than hard labels. Raise temperature, or take logit_loss=mse, which "
                 "reads the logits themselves."
             )

@@ -47,8 +47,8 @@ def check_teacher_answers(run):
         if not run.args.distils_logits:
             yield "fine", f"The {what} gives finite answers to {len(logits)} sample rows. They are not learned."
             continue
-        weaknesses = judge_logits(logits, run.task, temperature)
-        yield from (("warning", f"The {what}: {weakness}") for weakness in weaknesses)
+        weaknesses = judge_logits(logits, run.task, temperature, what)
+        yield from (("warning", weakness) for weakness in weaknesses)
         if not weaknesses:
             yield "fine", f"The {what} tells the {len(logits)} sample rows apart."
         yield from _compare_with_gold_labels(run, what, sample, logits)
