@@ -6,6 +6,10 @@ import numpy as np
 
 _MISSING = "–"
 _TABLE_WIDTH = 119
+# Of an example: characters, and those before the first difference.
+_EXAMPLE_WIDTH = 90
+_BEFORE_DIFFERENCE = 40
+_CUT = "..."
 
 
 def audit_table(audit):
@@ -22,7 +26,11 @@ def audit_table(audit):
     header = [("", ""), ("", "rows"), ("", "share"), ("in", "eval."), ("near", "eval."), ("dupli-", "cates")]
     header += [("teacher", "bits"), ("", "p5–p95")] * has_teacher + [("label left", "parent's")] * has_parents
     header += [("words", "median"), ("", "p5–p95"), ("characters", "median"), ("", "p5–p95")]
-    lines = [[_cells(name, summary, has_teacher, has_parents) for name, summary in section] for section in sections]
+    looked_for = _leaks_looked_for(audit)
+    lines = [
+        [_cells(name, summary, looked_for, has_teacher, has_parents) for name, summary in section]
+        for section in sections
+    ]
     cells = [cell for section in lines for cell in section]
     widths = [max(map(len, column)) for column in zip(*zip(*header, strict=True), *cells, strict=True)]
 
@@ -39,9 +47,18 @@ def audit_table(audit):
     return "\n".join([*table, rule, *legend, *_example_lines(audit["near_examples"])])
 
 
-def _cells(name, summary, has_teacher, has_parents):
+def _leaks_looked_for(audit):
+    """Return which kinds of leaks the audit could find: a zero for another would say that there are none."""
+    if not audit["evaluation_texts"]:
+        return set()
+    return {"in_evaluation_data"} | ({"near_evaluation_data"} if audit["near_threshold"] is not None else set())
+
+
+def _cells(name, summary, looked_for, has_teacher, has_parents):
     cells = [name, f"{summary['rows']:,}", f"{100 * summary['share']:.1f} %"]
-    cells += [f"{summary[key]:,}" for key in ("in_evaluation_data", "near_evaluation_data", "duplicates")]
+    leaks = ("in_evaluation_data", "near_evaluation_data")
+    cells += [f"{summary[key]:,}" if key in looked_for else _MISSING for key in leaks]
+    cells.append(f"{summary['duplicates']:,}")
     if has_teacher:
         bits = summary["entropy_bits"]
         cells += [f"{bits['mean']:.3f}", f"{bits['p5']:.2f}–{bits['p95']:.2f}"]
@@ -88,9 +105,25 @@ def _example_lines(examples):
     if examples:
         yield "Near rows, each above the evaluation text that it is near:"
     for example in examples:
-        for label, shown in (
-            (f"{example['similarity']:.2f}  row {example['row']:,}", example["text"]),
-            ("", example["evaluation_text"]),
-        ):
-            text = " ".join((shown if isinstance(shown, str) else " | ".join(shown)).split())
-            yield f"  {label:<18}  {text if len(text) <= 90 else text[:87] + '...'}"
+        texts = [example["text"], example["evaluation_text"]]
+        texts = [" ".join((text if isinstance(text, str) else " | ".join(text)).split()) for text in texts]
+        labels = (f"{example['similarity']:.2f}  row {example['row']:,}", "")
+        for label, text in zip(labels, _around_first_difference(*texts), strict=True):
+            yield f"  {label:<18}  {text}"
+
+
+def _around_first_difference(*texts):
+    """Cut two texts to the same window, so that what tells them apart is seen; their case is no difference."""
+    longest = max(map(len, texts))
+    if longest <= _EXAMPLE_WIDTH:
+        return texts
+    pairs = enumerate(zip(*texts, strict=False))
+    difference = next((place for place, (a, b) in pairs if a.lower() != b.lower()), min(map(len, texts)))
+    start = min(difference - _BEFORE_DIFFERENCE, longest - _EXAMPLE_WIDTH + len(_CUT))
+    return [_window(text, start) for text in texts]
+
+
+def _window(text, start):
+    if start > len(_CUT):
+        text = _CUT + text[start:]
+    return text if len(text) <= _EXAMPLE_WIDTH else text[: _EXAMPLE_WIDTH - len(_CUT)] + _CUT

@@ -147,15 +147,44 @@ def test_the_table_lines_up_and_says_what_was_compared(rows):
     first = lines.index("Near rows, each above the evaluation text that it is near:") + 1
     assert lines[first].split(maxsplit=3)[1:] == ["row", "3", LONG]
     assert lines[first + 1].strip() == EVALUATION[1]
-    assert "not looked for" in audit_table(audit_transfer_set(rows))
-    assert "near ones were not looked for" in audit_table(audit_transfer_set(rows, EVALUATION, near_threshold=None))
+
+
+def test_leaks_that_were_not_looked_for_are_no_zeros(rows):
+    table = audit_table(audit_transfer_set(rows))
+    assert "No evaluation texts were given, so leaks were not looked for." in table
+    assert [table.splitlines()[number].split()[4:7] for number in (3, 7)] == [["–", "–", "1"], ["–", "–", "1"]]
+    table = audit_table(audit_transfer_set(rows, EVALUATION, near_threshold=None))
+    assert "near ones were not looked for" in table
+    assert table.splitlines()[3].split()[4:7] == ["1", "–", "1"]
 
 
 def test_near_examples_of_pairs_and_long_texts_fit_a_line():
     dataset = Dataset.from_dict({"first": [LONG + " and more of it\n" * 9], "second": ["yes"]})
     evaluation = [(LONG + " and more of it" * 9 + "!", "Yes")]
     lines = audit_table(audit_transfer_set(dataset, evaluation, "first", "second")).splitlines()
-    assert lines[-2].endswith("...") and len(lines[-2]) < 119
+    assert lines[-2].endswith("and more of it | yes") and lines[-1].endswith("and more of it! | Yes")
+    assert [len(line) for line in lines[-2:]] == [111, 112]
+
+
+@pytest.mark.parametrize("place", [0, 30, 100, 180, 199])
+def test_near_examples_show_where_they_differ(place):
+    text = "".join(chr(ord("a") + number * number % 25) for number in range(200))
+    other = f"{text[:place].upper()}Z{text[place + 1 :]} and more"
+    example = {"row": 3, "text": text, "evaluation_text": other, "similarity": 0.9}
+    audit = audit_transfer_set(Dataset.from_dict({"sentence": [text]})) | {"near_examples": [example]}
+    shown = [line[22:] for line in audit_table(audit).splitlines()[-2:]]
+    assert all(len(line) <= 90 for line in shown)
+    at = shown[1].index("Z")  # the one capital letter that is not of the text
+    assert shown[0][at] == text[place] and shown[0][:at].lower() == shown[1][:at].lower()
+    assert [line.startswith("...") for line in shown] == [place > 43] * 2
+    assert shown[0].endswith("...") == (place < 180)
+
+
+def test_near_examples_of_which_one_goes_on_show_where_the_other_ends():
+    example = {"row": 3, "text": "ab" * 60, "evaluation_text": "ab" * 60 + "cd" * 60, "similarity": 0.6}
+    audit = audit_transfer_set(Dataset.from_dict({"sentence": ["a"]})) | {"near_examples": [example]}
+    shown = [line[22:] for line in audit_table(audit).splitlines()[-2:]]
+    assert shown == ["..." + "ab" * 20, "..." + "ab" * 20 + "cd" * 22 + "..."]
 
 
 def test_the_plot_is_a_picture_with_a_panel_for_each_part(rows, tmp_path):
@@ -166,6 +195,31 @@ def test_the_plot_is_a_picture_with_a_panel_for_each_part(rows, tmp_path):
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
     assert sizes[0] > 1.5 * sizes[1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.png", "1.png"]
+
+
+def test_the_plot_has_no_panel_for_labels_where_no_copy_can_be_compared(rows, tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: figures.append(figure))
+    plot_transfer_audit(audit_transfer_set(rows), tmp_path / "audit.png")
+    plot_transfer_audit(audit_transfer_set(rows.select([6, 7])), tmp_path / "audit.png")
+    titles = [[axes.get_title(loc="left") for axes in figure.axes] for figure in figures]
+    assert [len(each) for each in titles] == [4, 3]
+    assert "label left the parent's, % of copies" in titles[0]
+    assert "label left the parent's, % of copies" not in titles[1]
+    # No evaluation texts were given: nothing was looked for that brackets could count but duplicates.
+    assert titles[0][0] == "rows (in brackets: duplicates)"
+
+
+@pytest.mark.parametrize("num_labels", [2, 3])
+def test_the_axis_of_the_entropy_ends_a_little_beyond_its_maximum(tmp_path, monkeypatch, num_labels):
+    figures = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: figures.append(figure))
+    for share in (0.0, 3.0):  # a teacher that knows nothing, and one that knows something
+        rows = Dataset.from_dict({"sentence": ["a", "b"], "teacher_logits": [[share] + [0.0] * (num_labels - 1)] * 2})
+        plot_transfer_audit(audit_transfer_set(rows), tmp_path / "audit.png")
+    for figure in figures:
+        left, right = figure.axes[1].get_xlim()
+        assert left == 0 and 1.02 < right / np.log2(num_labels) < 1.06
 
 
 def test_a_plot_without_matplotlib_names_the_extra(rows, tmp_path, monkeypatch):
