@@ -2,6 +2,8 @@
 
 import io
 
+import numpy as np
+
 from distil_trainer.report import write_atomically
 
 # Of the Okabe-Ito colours, which people with colour-vision deficiency tell apart.
@@ -37,9 +39,8 @@ def plot_transfer_audit(audit, path):
         raise ImportError('Plots need matplotlib: pip install "distil_trainer[recipes]"') from error
     groups, places = _places(audit)
     panels = [_draw_rows]
-    panels += [_draw_entropy] * ("entropy_bits" in audit["all"]) + [_draw_labels] * (
-        "label_left_parent" in audit["all"]
-    )
+    panels += [_draw_entropy] * ("entropy_bits" in audit["all"])
+    panels += [_draw_labels] * bool(audit["all"].get("copies_compared"))
     panels.append(_draw_words)
     figure = Figure(figsize=(3.0 + 2.7 * len(panels), 1.7 + 0.34 * (max(places) + 1)), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
@@ -102,12 +103,14 @@ def _draw_rows(axes, summaries, places, audit):
     axes.set_xlim(0, 1.5 * audit["all"]["rows"])  # room for the numbers
     axes.xaxis.set_major_locator(_few_ticks())
     axes.xaxis.set_major_formatter(lambda value, _: _short(value))
-    axes.set_title("rows (in brackets: duplicates, leaks)" if any(dropped) else "rows", loc="left", fontsize=9)
+    counted = "duplicates, leaks" if audit["evaluation_texts"] else "duplicates"
+    axes.set_title(f"rows (in brackets: {counted})" if any(dropped) else "rows", loc="left", fontsize=9)
 
 
 def _draw_entropy(axes, summaries, places, audit):
     _draw_ranges(axes, [summary["entropy_bits"] for summary in summaries], places)
-    axes.set_xlim(left=0)
+    # Up to the entropy of a teacher that knows nothing, with room for marks that stand there.
+    axes.set_xlim(0, 1.04 * np.log2(audit["num_labels"]))
     axes.set_title(f"teacher's entropy, bits ({audit['num_labels']} labels)", loc="left", fontsize=9)
 
 
