@@ -28,8 +28,9 @@ def judge_logits(logits, task, temperature=None, what="teacher"):
         return []
     if np.ptp(logits, axis=0).max() < 1e-6:
         return [
-            f"The {what} gives all {n} rows of the sample the same logits, {_rounded(logits[0])}: it does not read the "
-            "text, and the student would not either. Check that its tokenizer is its own and its weights are loaded."
+            f"The {what} gives all {n} rows of the sample the same logits, {_rounded(logits[0])}: it does not read "
+            "the text, and the student would not either. Check that its tokenizer is its own and its weights are "
+            "loaded."
         ]
     if task == REGRESSION:
         return []
