@@ -97,6 +97,8 @@ def self_train(
         selected = None
         if not run.is_finished(name):
             selected, counts = _labelled(labeler, transfer_set, arguments, max_entropy_bits)
+            if facts:
+                _warn_of_few_rows(number, counts, facts[-1]["rows"], max_entropy_bits)
             run.value(f"{name}-rows", lambda: counts)  # noqa: B023
         student, steps = train_once(
             run, name, student, tokenizer, selected, validation, arguments, trust_remote_code=trust_remote_code
@@ -114,7 +116,7 @@ def self_train(
                 "student": score,
             }
         )
-        logger.info("Round %d: %s %.4f on %d validation rows.", number, metric, score[metric], score["n"])
+        logger.info("Round %d: %s %.4f on %d validation rows.", number + 1, metric, score[metric], score["n"])
         if best is not None and score[metric] <= facts[best[0]]["student"][metric]:
             break
         best, teacher_score = (number, student, tokenizer), score
@@ -178,6 +180,23 @@ def _labelled(labeler, transfer_set, arguments, max_entropy_bits):
     labelled = labeler.map(transfer_set)
     label = keep_confident if arguments.distils_logits else hard_pseudo_labels
     return label(labelled, max_entropy_bits, arguments.label_column)
+
+
+def _warn_of_few_rows(number, counts, counts_before, max_entropy_bits):
+    """Warn of a round that keeps less than half of the rows of the one before."""
+    if 2 * counts["rows_out"] < counts_before["rows_out"]:
+        logger.warning(
+            "Round %d of self-training keeps %s of %s rows, and the one before kept %s: the student that now teaches "
+            "is less certain than its teacher was, and max_entropy_bits=%s, set for that one, takes its answers away. "
+            "Its own student learns from little but the gold labels (%s rows). Raise max_entropy_bits, or do fewer "
+            "rounds.",
+            number + 1,
+            f"{counts['rows_out']:,}",
+            f"{counts['rows_in']:,}",
+            f"{counts_before['rows_out']:,}",
+            max_entropy_bits,
+            f"{counts['gold_labels']:,}",
+        )
 
 
 def _score(teacher, tokenizer, validation, arguments):

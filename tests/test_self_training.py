@@ -133,6 +133,25 @@ def test_soft_rounds_filter_alone_and_gold_rows_stay(go, monkeypatch):
     assert sum(label >= 0 for label in kept["label"]) == 8
 
 
+@pytest.mark.parametrize(("kept", "is_warned"), [((20, 9), True), ((20, 10), False), ((9, 20), False)])
+def test_a_round_with_less_than_half_of_the_rows_is_warned_of(go, monkeypatch, caplog, kept, is_warned):
+    _script(monkeypatch, 0.9, 0.6, 0.7)
+    labelled, kept = self_training._labelled, iter(kept)
+
+    def few(labeler, transfer_set, arguments, _):
+        rows, counts = labelled(labeler, transfer_set, arguments, None)
+        return rows, {**counts, "rows_out": next(kept)}
+
+    monkeypatch.setattr(self_training, "_labelled", few)
+    with caplog.at_level("WARNING", logger="distil_trainer.self_training"):
+        go(rounds=2, max_steps=1, max_entropy_bits=0.99)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == is_warned
+    if is_warned:
+        assert "Round 2 of self-training keeps 9 of 24 rows, and the one before kept 20" in messages[0]
+        assert "max_entropy_bits=0.99" in messages[0] and "(8 rows)" in messages[0]
+
+
 def test_a_student_with_its_labels_in_another_order_is_scored_by_their_names(go, tokenizer, rows):
     turned = dict(id2label=dict(enumerate(LABELS[::-1])), label2id={name: 1 - i for i, name in enumerate(LABELS)})
     student, _, facts = go(rounds=1, make=lambda: make_student(**turned))
