@@ -18,13 +18,7 @@ from distil_trainer.tables import (
     measurement_lines,
 )
 from distil_trainer.tasks import REGRESSION
-
-# What the column `source` of a transfer set calls where its texts are from.
-_ORIGINS = {
-    "labelled": "the training split",
-    "unlabelled": "texts without labels",
-    "generated": "what a language model wrote",
-}
+from distil_trainer.transfer_words import round_lines, transfer_in_words
 
 _SPLITS = ("train", "validation", "calibration", "test")
 # File that the gate chose -> what the card calls it, and its row in the table.
@@ -80,7 +74,7 @@ def render_model_card(report, *, model_id=None):
         has_runtime=bool(export.get("serving")),
         dynamic=quantized and "calibration" not in (export.get("quantization") or {}),
         table=markdown_table(report),
-        notes=measurement_lines(report) + comparison_lines(report),
+        notes=measurement_lines(report) + comparison_lines(report) + round_lines(report),
         test=headline.test,
         seed="" if seed is None else f" (seed {seed})",
         selection=_selection(data, rows),
@@ -91,7 +85,7 @@ def render_model_card(report, *, model_id=None):
         rung_columns=_rung_columns(headline),
         rungs=[_rung_cells(rung, onnx_file, headline) for rung in export.get("rungs") or []],
         splits=[_split_cells(split, data[split]) for split in _SPLITS if data.get(split)],
-        transfer=_transfer(data.get("transfer")),
+        transfer=transfer_in_words(data.get("transfer")),
         hyperparameters=[(name, value) for name, value in report["training"].items() if value is not None],
         provenance=_provenance(report),
         scored=_scored(report),
@@ -310,56 +304,6 @@ def _split_cells(split, facts):
     source = f"[{source}](https://huggingface.co/datasets/{source})" if source else f"`{facts.get('source', MISSING)}`"
     rows = MISSING if facts.get("rows") is None else f"{facts['rows']:,}"
     return [split, source, rows, f"`{facts['fingerprint']}`" if facts.get("fingerprint") else MISSING]
-
-
-def _transfer(transfer):
-    """Say what the student was trained on, with the counts that the report has."""
-    if not transfer:
-        return ""
-    settings = transfer.get("settings") or {}
-    if settings.get("meta_pseudo_labels") is not None:
-        # Not its own settings again: they stand among the hyper-parameters.
-        settings = {name: value for name, value in settings.items() if not name.endswith("pseudo_labels")}
-        taught = (
-            "labels by a teacher that learned from what they did to the student (Meta Pseudo Labels), and then on the "
-            "gold labels of the training split; the teacher's labels were for"
-        )
-    elif settings.get("pseudo_labels") == "hard":
-        taught = "gold labels, and where there are none the teacher's first choice, for"
-    else:
-        taught = "the teacher's answers to"
-    sources = ((transfer.get("audit") or {}).get("groups") or {}).get("source") or {"labelled": None}
-    origins = [_ORIGINS[name] for name in _ORIGINS if name in sources]
-    words = f"The student was trained on {taught} texts derived from {' and '.join(origins)}"
-    if transfer.get("rows") is not None:
-        words = f"{words}: {transfer['rows']:,} rows"
-    if transfer.get("operators"):
-        counts = ", ".join(f"{operator} {count:,}" for operator, count in transfer["operators"].items())
-        words = f"{words} (by operator: {counts})"
-    dropped = [
-        f"{transfer[key]:,} {reason}"
-        for key, reason in (
-            ("duplicates", "that stood there already"),
-            ("in_evaluation_data", "that stand in evaluation data"),
-            ("near_evaluation_data", "that are near evaluation data"),
-        )
-        if transfer.get(key) is not None
-    ]
-    if dropped:
-        words = f"{words}, after dropping {', '.join(dropped[:-1])}{' and ' * (len(dropped) > 1)}{dropped[-1]}"
-    for counts in (transfer.get("chosen") or {}).values():
-        if counts["rows_out"] < counts["rows_in"]:
-            words = (
-                f"{words}; {counts['rows_out']:,} of {counts['rows_in']:,} rows were kept for the teacher's answers"
-            )
-    rounds = transfer.get("self_training") or []
-    if rounds:
-        best = 1 + next(facts["round"] for facts in rounds if facts["is_best"])
-        words = f"{words}. In self-training each student taught the next: this is number {best} of {len(rounds)}"
-    settings = {name: value for name, value in settings.items() if value is not None}
-    if settings:
-        words = f"{words}. Settings: {', '.join(f'`{name}={value}`' for name, value in settings.items())}"
-    return f"{words}."
 
 
 def _provenance(report):

@@ -55,7 +55,8 @@ data
     unlabelled {str: int}  texts without labels that were given, dropped, and left, optional
     generated {str: int}  texts that a language model wrote, dropped, and left, optional
     audit     {str: value}  what `audit_transfer_set` says of the rows, optional
-    self_training [{str: value}]  what each round of self-training gave, optional
+    chosen    {filter: {str: int}}  what each filter by the teacher's answers kept, in order, optional
+    self_training [{str: value}]  what each round of self-training gave, see `self_train`, optional
     settings  {str: value}  of the augmenter
 training      {str: value}  hyper-parameters, in the order to show them
 models*       [row], in the order to show them; each row:

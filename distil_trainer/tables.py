@@ -5,12 +5,13 @@ import textwrap
 from distil_trainer.bootstrap import LEAST_P_VALUE
 from distil_trainer.headline import METRICS, headline_of
 from distil_trainer.latency import dollars_per_100m_texts
+from distil_trainer.transfer_words import round_lines
 
 MISSING = "–"
 
 
 def closing_table(report):
-    """Draw the table a run ends with: one line per model, then how it was measured, then what the comparisons say.
+    """Draw the table a run ends with: one line per model, then how it was measured, then what may be concluded.
 
     Args:
         report (`dict`): result of `make_report`.
@@ -29,7 +30,7 @@ def closing_table(report):
 
     rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
     table = [align(upper), align(lower), rule, *map(align, rows), rule]
-    sentences = [*measurement_lines(report), *comparison_lines(report)]
+    sentences = [*measurement_lines(report), *comparison_lines(report), *round_lines(report)]
     width = max(len(rule), 79)
     return "\n".join(
         [*table, *(textwrap.fill(line, width, subsequent_indent="  ", break_on_hyphens=False) for line in sentences)]
