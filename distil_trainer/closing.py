@@ -9,7 +9,7 @@ import numpy as np
 from accelerate import PartialState
 
 from distil_trainer.audit_plot import plot_transfer_audit
-from distil_trainer.evaluation import compare, compare_macro_f1, evaluate_logits
+from distil_trainer.evaluation import compare, compare_macro_f1, compare_with_constant, evaluate_logits
 from distil_trainer.export import onnx_runner, ship
 from distil_trainer.headline import choose_headline, headline_of
 from distil_trainer.hub import push_model_folder
@@ -256,7 +256,17 @@ def _judges(dataset, training, shipping):
     if task == REGRESSION:
         return gold, evaluate_scores, partial(compare_scores, seed=seed)
     two = compare if metric == "accuracy" else partial(compare_macro_f1, seed=seed)
-    return np.where(gold < 0, np.nan, gold), partial(evaluate_logits, seed=seed), two
+    names = dataset_label_names(dataset, training.label_column)
+    return np.where(gold < 0, np.nan, gold), partial(_judge_labels, metric=metric, names=names, seed=seed), two
+
+
+def _judge_labels(logits, gold, *, metric, names, seed):
+    """Score logits, and say what they are worth against always giving the most frequent label."""
+    constant = compare_with_constant(logits, gold, metric, seed=seed)
+    for key in ("label", "only_answer"):
+        if names is not None and constant[key] is not None:
+            constant[key] = names[constant[key]]
+    return evaluate_logits(logits, gold, seed=seed) | {"constant": constant}
 
 
 def _unmeasured_row(contender):

@@ -4,6 +4,8 @@ Wilson, Probable inference, the law of succession, and statistical inference (19
 error of the difference between correlated proportions (1947).
 """
 
+from functools import partial
+
 import numpy as np
 from scipy.special import log_softmax
 from scipy.stats import binomtest
@@ -117,6 +119,47 @@ def compare_macro_f1(logits_a, logits_b, labels, *, seed=0):
         "macro_f1_difference": float(difference(counts[None])[0]),
         "agreement": float((predictions_a == predictions_b).mean()),
         **paired_test(np.concatenate([difference(part) for part in resampled_counts(counts, seed)])),
+    }
+
+
+def compare_with_constant(logits, labels, metric="accuracy", *, seed=0):
+    """Compare a model with the answer that needs none: on every row the most frequent label of these rows.
+
+    That label is read off the rows themselves, so no other constant answer has a higher accuracy or macro-F1 on them.
+
+    Args:
+        logits (`np.ndarray` of shape `(n, num_labels)`): finite logits.
+        labels (`Sequence[int]` of length `n`): gold labels.
+        metric (`str`, *optional*, defaults to `"accuracy"`): what decides, `"accuracy"` (see `compare`) or
+            `"macro_f1"` (see `compare_macro_f1`).
+        seed (`int`, *optional*, defaults to 0): seed of the bootstrap.
+
+    Returns:
+        `dict`: `label`, the most frequent one (of several the first); `share`, of the rows with it, which is the
+        accuracy of always giving it; `macro_f1` of always giving it; `only_answer`, the label that the model gives to
+        every row, `None` where it tells rows apart; what the comparison returns (model minus constant) but for `n`
+        and `agreement`; and `is_better`, whether the model is distinguishable from the constant and above it.
+
+    Raises:
+        ValueError: as in `evaluate_logits`.
+    """
+    logits, labels = _checked(logits, labels)
+    counts = np.bincount(labels)
+    label, share = int(counts.argmax()), float(counts.max() / len(labels))
+    constant = np.zeros_like(logits)
+    constant[:, label] = 1.0
+    two = compare if metric == "accuracy" else partial(compare_macro_f1, seed=seed)
+    comparison = two(logits, constant, labels)
+    del comparison["n"], comparison["agreement"]
+    answers = np.unique(logits.argmax(axis=1))
+    return {
+        "label": label,
+        "share": share,
+        # Precision is the share, recall 1; the other classes have an F1 of 0.
+        "macro_f1": 2 * share / (1 + share) / np.count_nonzero(counts),
+        "only_answer": int(answers[0]) if len(answers) == 1 else None,
+        **comparison,
+        "is_better": comparison["distinguishable"] and comparison[f"{metric}_difference"] > 0,
     }
 
 

@@ -8,10 +8,15 @@ from pathlib import PurePath
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from distil_trainer.conclusions import (
+    comparison_lines,
+    constant_lines,
+    constant_score_in_words,
+    no_better_than_constant,
+)
 from distil_trainer.headline import METRICS, headline_of
 from distil_trainer.tables import (
     MISSING,
-    comparison_lines,
     format_parameters,
     format_size,
     markdown_table,
@@ -61,7 +66,7 @@ def render_model_card(report, *, model_id=None):
         kind="A text regression model" if regression else "A text classifier",
         regression=regression,
         score_range=_range_in_words(task.get("score_range")),
-        headline=_first_words(rows, onnx_file, headline),
+        headline=_first_words(report, rows, onnx_file, headline),
         location=model_id or report.get("model_id") or f"path/to/{report['name']}",
         example='{"text": "The first text.", "text_pair": "The second text."}'
         if task.get("text_pair")
@@ -74,7 +79,12 @@ def render_model_card(report, *, model_id=None):
         has_runtime=bool(export.get("serving")),
         dynamic=quantized and "calibration" not in (export.get("quantization") or {}),
         table=markdown_table(report),
-        notes=measurement_lines(report) + comparison_lines(report) + round_lines(report),
+        notes=[
+            *measurement_lines(report),
+            *constant_lines(report),
+            *comparison_lines(report),
+            *round_lines(report),
+        ],
         test=headline.test,
         seed="" if seed is None else f" (seed {seed})",
         selection=_selection(data, rows),
@@ -175,8 +185,8 @@ def _pruning_in_words(pruned):
     )
 
 
-def _first_words(rows, onnx_file, headline):
-    """Say in two sentences what the student costs and keeps, from the figures that are there."""
+def _first_words(report, rows, onnx_file, headline):
+    """Say in a few sentences what the student costs and keeps, from the figures that are there."""
     student, teacher = rows.get("student", {}), rows.get("teacher", {})
     scores, teacher_scores = student.get("evaluation") or {}, teacher.get("evaluation") or {}
     split = "test" if "test" in scores else "validation"
@@ -188,6 +198,7 @@ def _first_words(rows, onnx_file, headline):
         )
         against = f" (teacher: {teacher_value})" if teacher_value else ""
         words.append(f"{headline.claim.format(value=value, split=split)}{against}.")
+        words += _warnings(report, split, scores[split].get("constant"), headline)
     if student.get("parameters") and teacher.get("parameters"):
         words.append(
             f"It has {format_parameters(student['parameters'])} parameters (teacher: "
@@ -202,6 +213,22 @@ def _first_words(rows, onnx_file, headline):
             f"{chosen['latency']['p50_ms']:.2f} ms{speedup}."
         )
     return " ".join(words)
+
+
+def _warnings(report, split, constant, headline):
+    """Say first of all where the student, or what it learned from, does no better than one answer to everything."""
+    weak = no_better_than_constant(report, split)
+    names = [name for role, name in (("student", "it"), ("teacher", "its teacher")) if role in weak]
+    if not constant or not names:
+        return []
+    words = " and ".join(names)
+    words = [
+        f"{words[0].upper()}{words[1:]} {'are' if len(names) > 1 else 'is'} not shown to be better than always "
+        f"answering `{constant['label']}`, which would {constant_score_in_words(constant, headline)}."
+    ]
+    if constant["only_answer"] is not None:
+        words.append(f"It answers `{constant['only_answer']}` on every {split} row.")
+    return words
 
 
 def _selection(data, rows):

@@ -67,7 +67,8 @@ models*       [row], in the order to show them; each row:
   parameters  int
   size_bytes  int   of the weights' file
   evaluation  {split: result of `evaluation.evaluate_logits`, or of `scores.evaluate_scores`}, "validation" and, scored
-              once at the end, "test"
+              once at the end, "test"; where a row has one label, with "constant": result of
+              `evaluation.compare_with_constant` in the headline metric, labels by name, optional
   latency     result of `latency.measure_latencies` for the model
   speedup     float p50 of the teacher / p50 of the model: added by `make_report`
 comparisons   [{"a": role, "b": role, "split": split, ...result of `evaluation.compare`, or with another headline

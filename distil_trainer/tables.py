@@ -1,8 +1,8 @@
-"""The closing table of a report, as aligned text and as Markdown, and what may be concluded from it in plain words."""
+"""The closing table of a report, as aligned text and as Markdown, and in plain words how its figures were measured."""
 
 import textwrap
 
-from distil_trainer.bootstrap import LEAST_P_VALUE
+from distil_trainer.conclusions import comparison_lines, constant_lines, shown_name, shown_splits
 from distil_trainer.headline import METRICS, headline_of
 from distil_trainer.latency import dollars_per_100m_texts
 from distil_trainer.transfer_words import round_lines
@@ -30,7 +30,12 @@ def closing_table(report):
 
     rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
     table = [align(upper), align(lower), rule, *map(align, rows), rule]
-    sentences = [*measurement_lines(report), *comparison_lines(report), *round_lines(report)]
+    sentences = [
+        *measurement_lines(report),
+        *constant_lines(report),
+        *comparison_lines(report),
+        *round_lines(report),
+    ]
     width = max(len(rule), 79)
     return "\n".join(
         [*table, *(textwrap.fill(line, width, subsequent_indent="  ", break_on_hyphens=False) for line in sentences)]
@@ -64,7 +69,7 @@ def measurement_lines(report):
     lines = []
     counts = [
         f"{split}: {_distinct(row['evaluation'][split]['n'] for row in _scored(report, split))} rows"
-        for split in _splits(report)
+        for split in shown_splits(report)
     ]
     if counts:
         interval = headline_of(report).interval
@@ -91,29 +96,6 @@ def measurement_lines(report):
     return lines
 
 
-def comparison_lines(report):
-    """Say in words what the comparisons show and what they do not.
-
-    Args:
-        report (`dict`): result of `make_report`.
-
-    Returns:
-        `list[str]`: one line per comparison, then one per split on which retention and gap closed are defined.
-    """
-    labels, headline = {row["role"]: _label(row) for row in report["models"]}, headline_of(report)
-    lines = []
-    for comparison in report["comparisons"]:
-        verdict = "" if comparison["distinguishable"] else "not "
-        lines.append(
-            f"{labels[comparison['a']]} against {labels[comparison['b']]} ({comparison['split']}, n = "
-            f"{comparison['n']}): {_difference(comparison, headline)}, {_p_value(comparison)}: "
-            f"{verdict}distinguishable{_likeness(comparison)}."
-        )
-    for split, gap in report.get("gaps", {}).items():
-        lines.append(_gap_line(split, gap, labels, headline.name))
-    return lines
-
-
 def format_parameters(count):
     """Return a number of parameters to three digits: "22.7M", "391k"."""
     if count is None:
@@ -136,7 +118,7 @@ def format_size(size_bytes):
 
 def _cells(report):
     """Return the header (a line end inside a cell where it has two lines) and the rows of the table."""
-    splits, headline = _splits(report), headline_of(report)
+    splits, headline = shown_splits(report), headline_of(report)
     # The other metrics once, on the split that decides: the test split where there is one.
     others = [(METRICS[key], split) for key in headline.others for split in splits[-1:]]
     header = [
@@ -157,7 +139,7 @@ def _cells(report):
         evaluation, latency = row.get("evaluation") or {}, row.get("latency") or {}
         rows.append(
             [
-                _label(row),
+                shown_name(row),
                 format_parameters(row.get("parameters")),
                 format_size(row.get("size_bytes")),
                 *[
@@ -182,53 +164,6 @@ def _dollars(latency, price):
     if not latency:
         return None
     return dollars_per_100m_texts(latency["mean_ms"] + latency["tokenization_p50_ms"], latency["threads"], price)
-
-
-def _difference(comparison, headline):
-    """Say by how much two models differ, with the interval where the test gives one."""
-    change = headline.format_change(comparison[f"{headline.key}_difference"])
-    if headline.key == "accuracy":
-        return f"{change} points"
-    low, high = (headline.format_change(comparison[f"difference_{end}"]) for end in ("low", "high"))
-    unit = " points of" if headline.unit else " in"
-    return f"{change}{unit} {headline.name} (95 % interval {low} to {high})"
-
-
-def _p_value(comparison):
-    """Say how likely such a difference is without any; a bootstrap cannot tell small chances apart."""
-    is_least = "difference_low" in comparison and comparison["p_value"] <= LEAST_P_VALUE
-    return f"p {'≤' if is_least else '='} {comparison['p_value']:.2g}"
-
-
-def _likeness(comparison):
-    """Say how alike the answers of two models are, whoever is right."""
-    if comparison.get("agreement") is not None:
-        return f"; same answer on {100 * comparison['agreement']:.1f} % of the rows"
-    if comparison.get("output_correlation") is not None:
-        return f"; their scores correlate by {comparison['output_correlation']:.3f}"
-    return ""
-
-
-def _gap_line(split, gap, labels, metric):
-    student, control, teacher = (labels[role] for role in ("student", "control", "teacher"))
-    text = f"On {split}, {student} "
-    if gap["retention"] is not None:
-        text += f"keeps {100 * gap['retention']:.1f} % of the {metric} of {teacher} and "
-    if gap["gap_closed"] is None:
-        return f"{text}has no gap to close: {control} is not below {teacher}."
-    closed = f"{100 * gap['gap_closed']:.0f}".replace("-", "−")
-    text += f"closes {closed} % of the gap between {control} and {teacher}"
-    return f"{text}{', a share that is noise: student and control are not shown to differ' if gap['noise'] else ''}."
-
-
-def _label(row):
-    return row.get("name") or row["role"]
-
-
-def _splits(report):
-    """Return the splits any model was scored on, validation before test, the test split last."""
-    splits = {split for row in report["models"] for split in row.get("evaluation") or {}}
-    return sorted(splits, key=lambda split: (split == "test", split != "validation", split))
 
 
 def _scored(report, split):

@@ -47,7 +47,7 @@ PIPELINE = [
     ["fine_tuning", "scratch_teacher", "pruning"],
     ["evaluation", "scores", "calibration", "cascade"],
     ["export"],
-    ["report", "transfer_words", "tables", "plots", "audit_tables", "audit_plot", "model_card", "hub"],
+    ["report", "transfer_words", "conclusions", "tables", "plots", "audit_tables", "audit_plot", "model_card", "hub"],
     ["latency_benchmark"],
     ["meta_pseudo_labels"],
     ["transfer_arguments", "pruning_arguments", "recipe_arguments", "hyper_parameters"],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from distil_trainer.evaluation import compare, evaluate_logits, gap_closed
+from distil_trainer.evaluation import compare, compare_with_constant, evaluate_logits, gap_closed
 
 
 def _logits_for(predictions, num_labels=2):
@@ -92,6 +92,50 @@ def test_a_model_is_not_distinguishable_from_itself():
 def test_wrong_predictions_that_differ_are_disagreement_but_not_discordance():
     result = compare(_logits_for([1], 3), _logits_for([2], 3), [0])
     assert result["agreement"] == 0.0 and result["only_a_right"] == result["only_b_right"] == 0
+
+
+def test_the_constant_answer_is_the_most_frequent_gold_label():
+    labels = [0] * 20 + [2] * 60 + [1] * 20
+    constant = evaluate_logits(_logits_for([2] * 100, num_labels=3), labels)
+    found = compare_with_constant(_logits_for(labels, num_labels=3), labels)
+    assert (found["label"], found["share"], found["only_answer"]) == (2, 0.6, None)
+    assert found["share"] == constant["accuracy"] and found["macro_f1"] == pytest.approx(constant["macro_f1"])
+    assert (found["accuracy_difference"], found["only_a_right"], found["only_b_right"]) == (0.4, 40, 0)
+    assert found["p_value"] == pytest.approx(2 * 0.5**40) and found["is_better"] is True
+    assert compare_with_constant(_logits_for([1, 0]), [1, 0])["label"] == 0  # the first of several
+
+
+@pytest.mark.parametrize(("answer", "difference"), [(1, 0.0), (0, -0.2)])
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
+def test_a_model_of_one_answer_is_not_better_than_the_constant_one(answer, difference, metric):
+    found = compare_with_constant(_logits_for([answer] * 100), [0] * 40 + [1] * 60, metric)
+    assert found["only_answer"] == answer and found["is_better"] is False
+    if metric == "accuracy":
+        assert found["accuracy_difference"] == pytest.approx(difference)
+    else:
+        assert (found["macro_f1_difference"] < 0) == (answer == 0)
+
+
+@pytest.mark.parametrize(("right", "is_better"), [(5, False), (6, True)])
+def test_better_than_the_constant_answer_is_what_the_exact_test_says(right, is_better):
+    # The constant is wrong on 20 rows; the model is right on some of these, and everywhere else: p is 2 / 2 ** right.
+    labels = [1] * 80 + [0] * 20
+    found = compare_with_constant(_logits_for([1] * 80 + [0] * right + [1] * (20 - right)), labels)
+    assert found["p_value"] == pytest.approx(2 / 2**right) and found["is_better"] is is_better
+
+
+def test_a_model_below_the_constant_answer_is_not_better_however_distinguishable():
+    found = compare_with_constant(_logits_for([0, 1] * 30), [1] * 60)
+    assert found["distinguishable"] and found["is_better"] is False
+
+
+def test_by_macro_f1_a_model_may_be_better_than_a_constant_of_the_same_accuracy():
+    labels, predictions = [1] * 80 + [0] * 20, [1] * 65 + [0] * 15 + [0] * 15 + [1] * 5
+    by_accuracy, by_f1 = (
+        compare_with_constant(_logits_for(predictions), labels, metric) for metric in ("accuracy", "macro_f1")
+    )
+    assert by_accuracy["accuracy_difference"] == 0 and not by_accuracy["is_better"]
+    assert by_f1["is_better"] and by_f1["difference_low"] > 0
 
 
 def test_gap_closed_is_the_students_share_of_the_way_from_control_to_teacher():

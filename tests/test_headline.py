@@ -3,11 +3,12 @@
 import pytest
 from report_examples import example_parts, example_report, timing
 
+from distil_trainer.conclusions import comparison_lines
 from distil_trainer.headline import HEADLINES, METRICS, choose_headline, headline_of
 from distil_trainer.model_card import render_model_card
 from distil_trainer.plots import plot_accuracy_against_latency
 from distil_trainer.report import make_report
-from distil_trainer.tables import closing_table, comparison_lines, markdown_table
+from distil_trainer.tables import closing_table, markdown_table
 
 
 def _regression(**changes):

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from report_examples import comparison, example_parts, example_report, minimal_report, scores, timing
 
+from distil_trainer.conclusions import comparison_lines
 from distil_trainer.headline import HEADLINES
 from distil_trainer.plots import plot_accuracy_against_latency
 from distil_trainer.report import make_report, read_report, write_atomically, write_report
 from distil_trainer.tables import (
     closing_table,
-    comparison_lines,
     format_parameters,
     format_size,
     markdown_table,
