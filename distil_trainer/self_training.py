@@ -184,12 +184,11 @@ def _labelled(labeler, transfer_set, arguments, max_entropy_bits):
 
 def _warn_of_few_rows(number, counts, counts_before, max_entropy_bits):
     """Warn of a round that keeps less than half of the rows of the one before."""
-    if 2 * counts["rows_out"] < counts_before["rows_out"]:
+    if 2 * counts["rows_out"] < counts_before.get("rows_out", 0):  # a folder of an older version may have no counts
         logger.warning(
             "Round %d of self-training keeps %s of %s rows, and the one before kept %s: the student that now teaches "
             "is less certain than its teacher was, and max_entropy_bits=%s, set for that one, takes its answers away. "
-            "Its own student learns from little but the gold labels (%s rows). Raise max_entropy_bits, or do fewer "
-            "rounds.",
+            "Of the rows left %s have gold labels. Raise max_entropy_bits, or do fewer rounds.",
             number + 1,
             f"{counts['rows_out']:,}",
             f"{counts['rows_in']:,}",

@@ -149,7 +149,7 @@ def test_a_round_with_less_than_half_of_the_rows_is_warned_of(go, monkeypatch, c
     assert len(messages) == is_warned
     if is_warned:
         assert "Round 2 of self-training keeps 9 of 24 rows, and the one before kept 20" in messages[0]
-        assert "max_entropy_bits=0.99" in messages[0] and "(8 rows)" in messages[0]
+        assert "max_entropy_bits=0.99" in messages[0] and "Of the rows left 8 have gold labels." in messages[0]
 
 
 def test_a_student_with_its_labels_in_another_order_is_scored_by_their_names(go, tokenizer, rows):
