@@ -39,7 +39,7 @@ _NAMES = {
         "PearsonCorrelation",
         "SpearmanCorrelation",
     ],
-    "evaluation": ["compare", "compare_macro_f1", "evaluate_logits", "gap_closed"],
+    "evaluation": ["compare", "compare_macro_f1", "compare_with_constant", "evaluate_logits", "gap_closed"],
     "export": [
         "export_onnx",
         "halve_weights",

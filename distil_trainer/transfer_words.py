@@ -103,6 +103,10 @@ def _best_round(transfer):
 
 def _filters(transfer):
     """Say of each filter which rows it kept, where it dropped some."""
+    left_out = (transfer.get("unlabelled") or {}).get("labelled_rows_left_out")
+    if left_out:
+        share = transfer["settings"]["unlabelled_share"]
+        yield f"{left_out:,} labelled rows were left out, so that texts without labels have their share of {share:g}"
     steps = dict(transfer.get("chosen") or {})
     best = _best_round(transfer)
     if best and best.get("rows"):

@@ -101,3 +101,13 @@ def test_a_filter_that_dropped_nothing_is_not_mentioned():
     transfer = {"rows": 100, "chosen": {"disagreements": {"rows_in": 100, "rows_out": 100}}}
     assert transfer_in_words(transfer).endswith("derived from the training split: 100 rows.")
     assert transfer_in_words(None) == transfer_in_words({}) == ""
+
+
+def test_labelled_rows_that_the_share_left_out_are_counted_in_words():
+    transfer = {
+        "rows": 9,
+        "settings": {"unlabelled_share": 0.5},
+        "unlabelled": {"rows_out": 3, "labelled_rows_left_out": 1297},
+    }
+    words = transfer_in_words(transfer)
+    assert "; 1,297 labelled rows were left out, so that texts without labels have their share of 0.5." in words
