@@ -8,6 +8,7 @@ from datasets import Value, concatenate_datasets
 from distil_trainer.augmentation import drop_leaks, texts_of
 from distil_trainer.loading import load_classifier
 from distil_trainer.scratch_teacher import teacher_from_scratch
+from distil_trainer.stages import announce
 from distil_trainer.unlabelled import load_unlabelled
 
 
@@ -47,8 +48,10 @@ def make_fresh_teacher(run, models, transfer, training, train, evaluation_splits
             unlabelled = load_unlabelled(transfer.unlabelled_files, *columns, max_rows=transfer.max_unlabelled_samples)
             known = texts_of(evaluation_splits, *columns)
             parts.append(drop_leaks(unlabelled, known, *columns, transfer.near_duplicate_threshold)[0])
+        texts = _all_texts(parts, training)
+        announce(f"Training: masked words of {len(texts):,} texts, for a teacher from scratch")
         teacher, tokenizer = teacher_from_scratch(
-            _all_texts(parts, training),
+            texts,
             label_names,
             mlm_epochs=models.scratch_num_train_epochs,
             mlm_max_steps=models.scratch_max_steps,

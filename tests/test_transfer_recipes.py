@@ -165,7 +165,9 @@ def test_the_student_of_the_best_round_is_shipped(run_with, tmp_path):
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
-def test_a_teacher_from_scratch_reads_the_unlabelled_texts_and_is_fine_tuned(sst2_arguments, comments, tmp_path):
+def test_a_teacher_from_scratch_reads_the_unlabelled_texts_and_is_fine_tuned(
+    sst2_arguments, comments, tmp_path, capsys
+):
     for split in ("train", "validation"):  # a name that is that of lines of text too
         rows = Dataset.from_parquet(str(tmp_path / f"{split}.parquet"), keep_in_memory=True)
         rows.rename_column("sentence", "text").to_parquet(tmp_path / f"{split}.parquet")
@@ -174,6 +176,9 @@ def test_a_teacher_from_scratch_reads_the_unlabelled_texts_and_is_fine_tuned(sst
     report = load_recipe(RECIPE).main([*sst2_arguments, *words, "--unlabelled_files", str(comments)])
     assert report["teacher"]["name"] == "a small BERT, trained from scratch" and report["teacher"]["hub_id"] is None
     assert (tmp_path / "out" / "work" / "fresh_teacher" / "config.json").is_file()
+    stages = [line.split(",")[0] for line in capsys.readouterr().err.splitlines() if line.startswith("Training: ")]
+    assert stages[1:] == ["Training: teacher", "Training: student", "Training: control"]
+    assert stages[0].startswith("Training: masked words of ")
 
 
 @pytest.mark.parametrize(
