@@ -8,7 +8,6 @@ from datasets import Value, concatenate_datasets
 from distil_trainer.augmentation import drop_leaks, texts_of
 from distil_trainer.loading import load_classifier
 from distil_trainer.scratch_teacher import teacher_from_scratch
-from distil_trainer.stages import announce
 from distil_trainer.unlabelled import load_unlabelled
 
 
@@ -49,7 +48,7 @@ def make_fresh_teacher(run, models, transfer, training, train, evaluation_splits
             known = texts_of(evaluation_splits, *columns)
             parts.append(drop_leaks(unlabelled, known, *columns, transfer.near_duplicate_threshold)[0])
         texts = _all_texts(parts, training)
-        announce(f"Training: masked words of {len(texts):,} texts, for a teacher from scratch")
+        run.announce(f"Training: masked words of {len(texts):,} texts, for a teacher from scratch")
         teacher, tokenizer = teacher_from_scratch(
             texts,
             label_names,

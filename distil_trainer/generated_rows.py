@@ -10,7 +10,6 @@ from distil_trainer.augmentation.generation import first_token_counts, generate_
 from distil_trainer.augmentation.language_model import fine_tune_language_model, load_language_model
 from distil_trainer.augmentation.small_gpt2 import small_gpt2
 from distil_trainer.run_folder import last_complete_checkpoint
-from distil_trainer.stages import announce
 from distil_trainer.transfer_arguments import FROM_SCRATCH
 
 # The paper's 48 rows a step, in parts of similar length.
@@ -80,7 +79,7 @@ def _language_model(run, train, transfer, training):
             dataloader_pin_memory=training.device.type == "cuda",
             report_to=training.report_to,
         )
-        announce(f"Training: language_model, {len(train):,} rows")
+        run.announce(f"Training: language_model, {len(train):,} rows")
         model, _ = fine_tune_language_model(
             model,
             tokenizer,

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 
@@ -70,6 +71,10 @@ class RunFolder:
             logger.info("%s: finished by an earlier start of this run.", name)
         state.wait_for_everyone()
         return self.path(name)
+
+    def announce(self, text):
+        """Say on standard error, once, which stage the progress bars and losses that follow belong to."""
+        PartialState().print(f"\n{text}", file=sys.stderr, flush=True)
 
     def array(self, name, build):
         """Return the array that `build()` computes, from `work/<name>.npy` where it was computed before."""

@@ -201,7 +201,7 @@ def train_once(
         arguments.dataloader_pin_memory = arguments.device.type == "cuda"  # elsewhere it only warns
         state, result = _finished_training(checkpoints, arguments.load_best_model_at_end)
         if state is None:
-            announce(f"Training: {name}, {len(train_dataset):,} rows")
+            run.announce(f"Training: {name}, {len(train_dataset):,} rows")
             given = {
                 "train_dataset": train_dataset,
                 "eval_dataset": eval_dataset,
@@ -235,11 +235,6 @@ def train_once(
     folder = run.path(name)
     steps = json.loads((folder / "trainer_state.json").read_text())["global_step"]
     return load_classifier(folder, trust_remote_code=trust_remote_code)[0], steps
-
-
-def announce(text):
-    """Say on standard error, once, which stage the progress bars and losses that follow belong to."""
-    PartialState().print(f"\n{text}", file=sys.stderr, flush=True)
 
 
 def split_facts(dataset, source, used_for=None):

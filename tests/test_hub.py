@@ -188,7 +188,11 @@ def test_the_server_knows_every_address_the_clients_ask_for(used_hub):
             marks=pytest.mark.slow,
         ),
         ({"HF_TOKEN": "dummy-read"}, r"PermissionError The token may not write to 'me/x' .*\(status 403\)"),
-        ({"HF_ENDPOINT": "http://127.0.0.1:1"}, r"ConnectionError http://127.0.0.1:1 cannot be reached .*HF_ENDPOINT"),
+        pytest.param(
+            {"HF_ENDPOINT": "http://127.0.0.1:1"},
+            r"ConnectionError http://127.0.0.1:1 cannot be reached .*HF_ENDPOINT",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             {"HF_HUB_OFFLINE": "1"},
             r"ConnectionError http://127.* cannot be reached .*HF_HUB_OFFLINE",
@@ -214,6 +218,7 @@ def test_an_existing_repository_that_is_public_or_not_ours_is_refused(hub, tmp_p
     assert ours == "me/open"
 
 
+@pytest.mark.slow
 def test_an_address_that_is_no_hub_is_said(hub, tmp_path):
     printed = _check(hub, tmp_path, "'me/x'", HF_ENDPOINT=f"{hub.url}/elsewhere")
     assert re.match(r"ConnectionError .*/elsewhere answered with status 404", printed)

@@ -98,6 +98,7 @@ def test_model_init_gives_what_the_model_itself_gives_with_projections_too(make_
     assert largest_difference(weights, trained_weights(initialised)) == 0.0
 
 
+@pytest.mark.slow
 def test_each_trial_of_a_search_is_a_run_of_its_own_with_its_values(make_trainer, reviews):
     optuna = pytest.importorskip("optuna")
     # Three steps and a log after the first two: what the third adds must not reach the next trial.
@@ -377,7 +378,7 @@ SCHEDULED = {
 }
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("accumulation", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_run_resumed_at_any_step_equals_the_straight_run(make_trainer, tmp_path, accumulation):
     given = {
         **SCHEDULED,

@@ -177,7 +177,7 @@ def test_a_teacher_from_scratch_reads_the_unlabelled_texts_and_is_fine_tuned(
     assert report["teacher"]["name"] == "a small BERT, trained from scratch" and report["teacher"]["hub_id"] is None
     assert (tmp_path / "out" / "work" / "fresh_teacher" / "config.json").is_file()
     stages = [line.split(",")[0] for line in capsys.readouterr().err.splitlines() if line.startswith("Training: ")]
-    assert stages[1:] == ["Training: teacher", "Training: student", "Training: control"]
+    assert stages[1:] == [f"Training: {name}" for name in ("teacher", "student", "control", "pruned")]
     assert stages[0].startswith("Training: masked words of ")
 
 
