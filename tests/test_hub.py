@@ -206,6 +206,7 @@ def test_what_forbids_a_push_is_said_before_the_work(hub, tmp_path, environment,
     assert hub.find("model", "me/x") is None
 
 
+@pytest.mark.slow
 def test_an_existing_repository_that_is_public_or_not_ours_is_refused(hub, tmp_path):
     (tmp_path / "empty").mkdir()
     hub.add_repo("model", "me/open", tmp_path / "empty")

@@ -213,6 +213,7 @@ def test_a_type_goes_before_the_checkpoint_that_a_recipe_names(network_arguments
     assert report["student"]["base"].startswith("fresh weights (embedding_bag)")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_takes_the_place_of_a_recipes_type_that_is_null(network_arguments, tmp_path):
     (tmp_path / "no_type.yaml").write_text("student_type: null\n")
     checkpoint = ["--student_model_name_or_path", str(tmp_path / "teacher"), str(tmp_path / "no_type.yaml")]

@@ -603,6 +603,7 @@ def search(trainer, values):
     return recorder.runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "choices"),
     [
