@@ -2,6 +2,7 @@
 
 from distil_trainer.bootstrap import LEAST_P_VALUE
 from distil_trainer.headline import headline_of
+from distil_trainer.wording import listed
 
 # Whose figures would read as success, were they not held against an answer that needs no model.
 _JUDGED = ("teacher", "control", "student")
@@ -32,7 +33,7 @@ def constant_lines(report):
         for answer, names in same.items():
             verb = "answer" if len(names) > 1 else "answers"
             count = rows[0]["evaluation"][split]["n"]
-            lines.append(f"{_listed(names)} {verb} `{answer}` on every one of the {count:,} {split} rows.")
+            lines.append(f"{listed(names)} {verb} `{answer}` on every one of the {count:,} {split} rows.")
         weak = no_better_than_constant(report, split)
         if weak:
             names = [
@@ -41,7 +42,7 @@ def constant_lines(report):
             ]
             verb = "are" if len(weak) > 1 else "is"
             lines.append(
-                f"On {split}, {_listed(names)} {verb} not shown to be better than always answering "
+                f"On {split}, {listed(names)} {verb} not shown to be better than always answering "
                 f"`{constant['label']}`."
             )
     return lines
@@ -153,7 +154,7 @@ def _gap_line(report, split, gap, labels):
     caveat = ""
     if weak:
         label = next(iter(weak.values()))["evaluation"][split]["constant"]["label"]
-        names = _listed([shown_name(row) for row in weak.values()])
+        names = listed([shown_name(row) for row in weak.values()])
         verb = "are" if len(weak) > 1 else "is"
         caveat = f" That says little: {names} {verb} not shown to be better than always answering `{label}`."
     if gap["gap_closed"] is None:
@@ -162,7 +163,3 @@ def _gap_line(report, split, gap, labels):
     text += f"closes {closed} % of the gap between {control} and {teacher}"
     noise = ", a share that is noise: student and control are not shown to differ" if gap["noise"] else ""
     return f"{text}{noise}.{caveat}"
-
-
-def _listed(names):
-    return f"{', '.join(names[:-1])}{' and ' * (len(names) > 1)}{names[-1]}"

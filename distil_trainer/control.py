@@ -73,7 +73,8 @@ def check_control_of(folder, facts):
 
     Args:
         folder (`str` or `os.PathLike`): the other run's output folder, with a finished control.
-        facts (`dict`): see `control_facts`; what is not among them is not compared.
+        facts (`dict`): see `control_facts`; with `max_steps` and `epochs_per_cycle` where they are known, or they are
+            not compared.
 
     Raises:
         ValueError: naming what differs.

@@ -24,6 +24,7 @@ from distil_trainer.tables import (
 )
 from distil_trainer.tasks import REGRESSION
 from distil_trainer.transfer_words import round_lines, transfer_in_words
+from distil_trainer.wording import listed
 
 _SPLITS = ("train", "validation", "calibration", "test")
 # File that the gate chose -> what the card calls it, and its row in the table.
@@ -180,7 +181,7 @@ def _pruning_in_words(pruned):
         if pruned.get(name) is not None
     ]
     return (
-        f". Trained, it was pruned to {', '.join(kept[:-1])}{' and ' * (len(kept) > 1)}{kept[-1]}, and learned its "
+        f". Trained, it was pruned to {listed(kept)}, and learned its "
         f"answers again from what it was before, in {pruned['recovery_steps']:,} steps"
     )
 

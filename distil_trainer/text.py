@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 MASK_WORD = "[MASK]"
-# White space, control and formatting characters: tokenizers make nothing of them.
+# Beyond white space, control and formatting characters: of these alone most tokenizers make nothing.
 _VISIBLE = r"[^\s\pZ\p{Cc}\p{Cf}]"
 
 

@@ -1,6 +1,7 @@
 """What the student of a report was trained on, in words: rows, filters and rounds of self-training."""
 
 from distil_trainer.headline import headline_of
+from distil_trainer.wording import listed
 
 # What the column `source` of a transfer set calls where its texts are from.
 _ORIGINS = {
@@ -54,7 +55,7 @@ def transfer_in_words(transfer):
         if transfer.get(key) is not None
     ]
     if dropped:
-        words = f"{words}, after dropping {', '.join(dropped[:-1])}{' and ' * (len(dropped) > 1)}{dropped[-1]}"
+        words = f"{words}, after dropping {listed(dropped)}"
     words += "".join(f"; {sentence}" for sentence in _filters(transfer))
     best = _best_round(transfer)
     if best:
